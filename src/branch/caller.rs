@@ -1,0 +1,123 @@
+//! How does an entry come out as if the caller had made it on the disk?
+//!
+//! By making it as the caller: the event loop's thread takes on the caller's umask, user and group for
+//! the one call, and the disk's own filesystem applies default ACLs, setgid directories and umask, all in
+//! one step. The thread keeps its other powers: whether the caller may is the kernel's business, and it
+//! has checked.
+//!
+//! The one file with `unsafe` code: a thread must get an umask of its own, which no safe call does.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet, UnshareFlags, capabilities, set_capabilities,
+    set_capabilities_secure_bits, set_thread_res_gid, set_thread_res_uid,
+};
+
+use super::sys::Context;
+use crate::error::{Error, Result};
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user, as on disk.
+    pub uid: u32,
+    /// The group, as on disk.
+    pub gid: u32,
+    /// The permission bits that new entries do not get, unless a default ACL says otherwise.
+    pub umask: u32,
+}
+
+/// Whether suid, sgid and file capabilities survive what the thread does to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileCapabilities {
+    /// As for root: sgid may be set, and suid and sgid survive a write.
+    Keep,
+    /// As for an ordinary user: a write takes them away.
+    Strip,
+}
+
+thread_local! {
+    /// The umask that this thread has now; None while it shares the process's.
+    static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
+    static FILE_CAPABILITIES: Cell<Option<FileCapabilities>> = const { Cell::new(None) };
+}
+
+/// Lets threads that are started from now on take on other users and keep their capabilities.
+/// Where we are not allowed to, [`act_as`] serves our own user only.
+pub fn keep_capabilities() {
+    let bits = CapabilitiesSecureBits::NO_SETUID_FIXUP;
+    if let Err(errno) = set_capabilities_secure_bits(bits) {
+        log::debug!("acting for our own user only: prctl(PR_SET_SECUREBITS): {errno}");
+    }
+}
+
+/// Runs `make` as the caller.
+///
+/// # Errors
+/// EPERM if we may not act for that user; those of `make`.
+pub fn act_as<T>(caller: Caller, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    set_umask(caller.umask)?;
+    let ours = (rustix::process::geteuid(), rustix::process::getegid());
+    let theirs = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
+    if ours == theirs {
+        return make();
+    }
+    set_effective(theirs).map_err(|_| Error::NotPermitted)?;
+    let made = make();
+    if let Err(errno) = set_effective(ours) {
+        // Going on as somebody else would give their name to other people's files.
+        log::error!("cannot return to our own user: {errno}");
+        std::process::abort();
+    }
+    made
+}
+
+/// Real and saved ids stay ours, so that there is a way back. On failure nothing has changed.
+fn set_effective((uid, gid): (Uid, Gid)) -> rustix::io::Result<()> {
+    let before = rustix::process::getegid();
+    let (real_uid, real_gid) = (rustix::process::getuid(), rustix::process::getgid());
+    set_thread_res_gid(real_gid, gid, real_gid)?;
+    set_thread_res_uid(real_uid, uid, real_uid).inspect_err(|_| {
+        if let Err(errno) = set_thread_res_gid(real_gid, before, real_gid) {
+            log::error!("cannot return to our own group: {errno}");
+            std::process::abort();
+        }
+    })
+}
+
+fn set_umask(umask: u32) -> Result<()> {
+    if UMASK.get().is_none() {
+        // SAFETY: CLONE_FS gives this thread its own umask, root and current directory, and touches no
+        // memory. No thread of ours relies on another's change of these.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.call("unshare")?;
+    }
+    if UMASK.get() != Some(umask) {
+        rustix::process::umask(Mode::from_raw_mode(umask));
+        UMASK.set(Some(umask));
+    }
+    Ok(())
+}
+
+/// Makes the disk's filesystem treat suid, sgid and file capabilities as for such a caller. A call only
+/// if the last caller on this thread was of the other kind.
+///
+/// # Errors
+/// Those of capset(2) but for EPERM: whoever lacks the capability is treated right as it is.
+pub fn set_file_capabilities(wanted: FileCapabilities) -> Result<()> {
+    if FILE_CAPABILITIES.get() == Some(wanted) {
+        return Ok(());
+    }
+    let mut sets = capabilities(None).call("capget")?;
+    let keep = wanted == FileCapabilities::Keep && sets.permitted.contains(CapabilitySet::FSETID);
+    sets.effective.set(CapabilitySet::FSETID, keep);
+    match set_capabilities(None, sets) {
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(errno).call("capset"),
+    }
+    FILE_CAPABILITIES.set(Some(wanted));
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! What can be written on the command line?
+//!
+//! Only definitions: what the `-o` options mean is [`options`](crate::options)' business.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::mount::EXIT_CODES;
+
+const ABOUT: &str = "\
+A union filesystem in userspace: several directories (branches) shown as one.
+
+Branch 0, the upper, is writable; all others, the lowers, are only ever read. The first write to \
+a lower's file copies it up. A deletion is recorded in the upper as an OCI whiteout (.wh.NAME), \
+so the upper is at any moment a valid layer of a container image.
+
+Two command lines lead to a mount. `plyfs mount` has options of its own; and as everybody else's \
+programs (mount(8), fstab, podman, containerd) write it, `plyfs [SOURCE] MOUNTPOINT -o OPTIONS`: \
+any line that does not begin with one of the commands below.";
+
+const EXAMPLES: &str = "\
+Examples:
+  plyfs mount --lower image2 --lower image1 --upper changes --work work merged
+  plyfs -o lowerdir=image2:image1,upperdir=changes,workdir=work merged
+  plyfs -o dirs=changes:image2:image1 none merged          (as AUFS has it)
+  mount -t fuse.plyfs none merged -o lowerdir=/l,upperdir=/u,workdir=/w
+  plyfs branches merged
+  plyfs umount merged";
+
+const OPTIONS: &str = "\
+Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character itself:
+  lowerdir=A:B:C         the lowers, topmost first; lowerdir+=D adds one below them
+  upperdir=DIR           the writable branch; without it the mount is read-only
+  workdir=DIR            where files are staged: an empty directory beside the upper, on its
+                         filesystem (default: .NAME.plyfs-work beside the upper)
+  dirs=A[=rw]:B[=ro]:C   the same as AUFS has it; also br:A:B and br=A:B. The first is
+                         writable unless it says =ro, the others are read-only
+  ro, rw                 read-only although there is an upper; writable (default)
+  volatile               do not sync: faster, but unsafe when the machine crashes
+  allow_other            other users may look in (root's mounts: always so)
+  nosuid, nodev, noexec, noatime, relatime, …   as for mount(8)
+  fsname=NAME            what mount(8) shows as the source (default: SOURCE, else plyfs)
+  uidmapping=D:S:N[:…]   show the N ids from D on disk as those from S; also gidmapping=
+  squash_to_root         show everything as root's; also squash_to_uid=N, squash_to_gid=N
+  upper_from_overlayfs   the upper was written by overlayfs: a 0:0 device in it is a whiteout
+  threads=N              how many requests are answered at once, 1 to 64 (default 2)
+Options that fuse-overlayfs, overlayfs, AUFS, unionfs-fuse and libfuse know beyond these are
+accepted and do nothing; any other is ignored with a warning.";
+
+/// plyfs' command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "plyfs",
+    version,
+    about = "A union filesystem in userspace",
+    long_about = ABOUT,
+    after_help = "See --help for the -o options, examples and exit codes.",
+    after_long_help = format!("{OPTIONS}\n\n{EXAMPLES}\n\n{EXIT_CODES}"),
+    override_usage = "plyfs <COMMAND> …\n       plyfs [SOURCE] MOUNTPOINT -o OPTIONS",
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct Cli {
+    /// One of plyfs' own commands.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Everybody else's line.
+    #[command(flatten)]
+    pub line: Option<MountLine>,
+}
+
+/// plyfs' own commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a union of directories
+    ///
+    /// Returns when the mount answers, and leaves a daemon behind that ends with the mount.
+    /// SIGTERM, SIGINT and SIGHUP to the daemon unmount cleanly.
+    #[command(
+        arg_required_else_help = true,
+        after_help = "See --help for the -o options, examples and exit codes.",
+        after_long_help = format!("{OPTIONS}\n\n{EXAMPLES}\n\n{EXIT_CODES}"),
+        override_usage = "plyfs mount [--lower DIR]... [--upper DIR] [-o OPTIONS] [SOURCE] MOUNTPOINT"
+    )]
+    Mount(MountArgs),
+
+    /// Unmount, and wait until the daemon has finished with the upper
+    #[command(visible_alias = "unmount", after_long_help = EXIT_CODES)]
+    Umount(UmountArgs),
+
+    /// Show the branches of a live mount, one PATH=rw or PATH=ro a line, topmost first
+    #[command(after_long_help = EXIT_CODES)]
+    Branches(BranchesArgs),
+}
+
+/// What every command line that mounts can have.
+#[derive(Debug, Default, Args)]
+pub struct MountLine {
+    /// Mount options, comma-separated; can be repeated
+    #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
+    pub options: Vec<OsString>,
+
+    /// Stay in the foreground and log to stderr (RUST_LOG sets the level)
+    #[arg(short, long)]
+    pub foreground: bool,
+
+    /// Answer one request at a time, the same as -o threads=1
+    #[arg(short)]
+    pub single_threaded: bool,
+
+    /// Stay in the foreground and log every request
+    #[arg(short, long)]
+    pub debug: bool,
+
+    /// Say which branches are mounted, and how
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// The directory to mount on; a word before it is what mount(8) shows as the source
+    #[arg(value_name = "MOUNTPOINT", num_args = 1..=2, required = true)]
+    pub words: Vec<OsString>,
+}
+
+/// `plyfs mount`.
+#[derive(Debug, Default, Args)]
+pub struct MountArgs {
+    /// A branch that is only read; repeat it, topmost first
+    #[arg(long = "lower", value_name = "DIR")]
+    pub lowers: Vec<PathBuf>,
+
+    /// The branch that takes every change; without it the mount is read-only
+    #[arg(long, value_name = "DIR")]
+    pub upper: Option<PathBuf>,
+
+    /// Where files are staged, on the upper's filesystem
+    ///
+    /// An empty directory that belongs to this mount alone, outside every branch. By default
+    /// .NAME.plyfs-work beside the upper, made when it is missing.
+    #[arg(long, value_name = "DIR")]
+    pub work: Option<PathBuf>,
+
+    /// Refuse every change, although there is an upper
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// Skip every sync: faster, but a crash of the machine may lose copied files
+    #[arg(long)]
+    pub volatile: bool,
+
+    /// What it shares with everybody else's line.
+    #[command(flatten)]
+    pub line: MountLine,
+}
+
+/// `plyfs umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Take the mount away now, even if it is in use; its users go on until they close their files
+    #[arg(short = 'z', long)]
+    pub lazy: bool,
+
+    /// Where the union is mounted
+    pub mountpoint: PathBuf,
+}
+
+/// `plyfs branches`.
+#[derive(Debug, Args)]
+pub struct BranchesArgs {
+    /// Where the union is mounted
+    pub mountpoint: PathBuf,
+}
+
+impl Cli {
+    /// What the line asks for: everybody else's line is a `mount` with fewer options.
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or_else(|| {
+            Command::Mount(MountArgs {
+                line: self.line.unwrap_or_default(),
+                ..MountArgs::default()
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_a_line_that_begins_with_a_command_is_ours() {
+        let command = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            match cli.into_command() {
+                Command::Mount(args) => args.line.words,
+                Command::Umount(_) => vec!["(umount)".into()],
+                Command::Branches(_) => vec!["(branches)".into()],
+            }
+        };
+        assert_eq!(command("plyfs umount m"), ["(umount)"]);
+        assert_eq!(command("plyfs branches m"), ["(branches)"]);
+        assert_eq!(command("plyfs mount m"), ["m"]);
+        assert_eq!(command("plyfs -o lowerdir=a umount"), ["umount"]);
+        assert_eq!(command("plyfs none mount -olowerdir=a"), ["none", "mount"]);
+    }
+}

@@ -1,0 +1,99 @@
+//! What went wrong with an operation, and which errno does the caller get for it?
+
+use rustix::io::Errno;
+
+use crate::rules::name::BadName;
+use crate::rules::plan::Refusal;
+
+/// Why an operation on the union failed. Nothing visible has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on a branch failed.
+    #[error("{call}: {errno}")]
+    Sys {
+        /// The call's name, as in its manual page.
+        call: &'static str,
+        /// What it answered.
+        errno: Errno,
+    },
+    /// The rules refuse the operation.
+    #[error("refused: {0:?}")]
+    Refused(Refusal),
+    /// The name cannot exist through the mount.
+    #[error("no such name can exist: {0:?}")]
+    Name(BadName),
+    /// The union has no upper.
+    #[error("the union has no writable branch")]
+    ReadOnly,
+    /// The kernel asks about a node that it was never told of, or that it has forgotten.
+    #[error("unknown node {0}")]
+    UnknownNode(u64),
+    /// An argument that no filesystem takes.
+    #[error("invalid argument")]
+    Invalid,
+    /// The upper's filesystem or plyfs cannot do it.
+    #[error("not supported")]
+    NotSupported,
+    /// A mapped id that no id on disk stands for.
+    #[error("the id map has no id on disk for {0}")]
+    UnmappedId(u32),
+    /// The caller may not do it.
+    #[error("not permitted")]
+    NotPermitted,
+    /// There is no such extended attribute.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// The attribute exists already.
+    #[error("the attribute exists")]
+    AttributeExists,
+}
+
+/// What the operations of the union return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The one table from errors to errno.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            // An ENOSYS would tell the kernel never to ask again, for any file.
+            Self::Sys { errno: Errno::NOSYS, .. } => Errno::OPNOTSUPP,
+            Self::Sys { errno, .. } => *errno,
+            Self::Refused(refusal) => match refusal {
+                Refusal::NotFound => Errno::NOENT,
+                Refusal::Exists => Errno::EXIST,
+                Refusal::NotADirectory => Errno::NOTDIR,
+                Refusal::IsADirectory => Errno::ISDIR,
+                Refusal::NotEmpty => Errno::NOTEMPTY,
+                Refusal::WhiteoutTooLong => Errno::NAMETOOLONG,
+            },
+            Self::Name(BadName::TooLong) => Errno::NAMETOOLONG,
+            Self::Name(BadName::Reserved | BadName::Malformed) | Self::Invalid => Errno::INVAL,
+            Self::ReadOnly => Errno::ROFS,
+            Self::UnknownNode(_) => Errno::STALE,
+            Self::NotSupported => Errno::OPNOTSUPP,
+            Self::UnmappedId(_) => Errno::OVERFLOW,
+            Self::NotPermitted => Errno::PERM,
+            Self::NoAttribute => Errno::NODATA,
+            Self::AttributeExists => Errno::EXIST,
+        }
+    }
+
+    /// Whether the errno is `errno`.
+    #[must_use]
+    pub fn is(&self, errno: Errno) -> bool {
+        self.errno() == errno
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<BadName> for Error {
+    fn from(bad: BadName) -> Self {
+        Self::Name(bad)
+    }
+}

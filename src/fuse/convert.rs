@@ -1,0 +1,144 @@
+//! How do the protocol's types and ours translate?
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType as FuseType, INodeNo, TimeOrNow};
+use rustix::fs::{FileType, Timespec};
+
+use crate::branch::{Stat, rdev};
+use crate::rules::ids::IdMaps;
+use crate::union::{Attr, NodeId, SetTime};
+
+/// An errno of ours for the kernel.
+pub(super) fn errno(error: &crate::error::Error) -> fuser::Errno {
+    log::debug!("{error}");
+    fuser::Errno::from_i32(error.errno().raw_os_error())
+}
+
+pub(super) fn node(ino: INodeNo) -> NodeId {
+    NodeId(ino.0)
+}
+
+/// The attributes as users see them.
+pub(super) fn file_attr(attr: &Attr, ids: &IdMaps) -> FileAttr {
+    let stat = &attr.stat;
+    FileAttr {
+        ino: INodeNo(attr.id.0),
+        size: stat.st_size as u64,
+        blocks: stat.st_blocks as u64,
+        atime: system_time(stat.st_atime as i64, stat.st_atime_nsec as u32),
+        mtime: system_time(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+        ctime: system_time(stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+        crtime: UNIX_EPOCH,
+        kind: file_type(crate::branch::stat_type(stat)),
+        perm: (stat.st_mode & 0o7777) as u16,
+        nlink: attr.links,
+        uid: ids.uid.shown(stat.st_uid),
+        gid: ids.gid.shown(stat.st_gid),
+        rdev: device(stat),
+        blksize: stat.st_blksize as u32,
+        flags: 0,
+    }
+}
+
+/// What a reply must hold where only number and type count: an entry that is not there (number 0), or
+/// `.` and `..` of a listing.
+pub(super) fn bare_attr(id: NodeId, kind: FileType) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(id.0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: file_type(kind),
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+fn device(stat: &Stat) -> u32 {
+    match crate::branch::stat_type(stat) {
+        FileType::CharacterDevice | FileType::BlockDevice => rdev(stat),
+        _ => 0,
+    }
+}
+
+/// The protocol's device number, as `st_rdev` has it.
+pub(super) fn device_number(rdev: u32) -> u64 {
+    let (major, minor) = ((rdev >> 8) & 0xfff, (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00));
+    rustix::fs::makedev(major, minor)
+}
+
+pub(super) fn file_type(kind: FileType) -> FuseType {
+    match kind {
+        FileType::Directory => FuseType::Directory,
+        FileType::Symlink => FuseType::Symlink,
+        FileType::Fifo => FuseType::NamedPipe,
+        FileType::CharacterDevice => FuseType::CharDevice,
+        FileType::BlockDevice => FuseType::BlockDevice,
+        FileType::Socket => FuseType::Socket,
+        FileType::RegularFile | FileType::Unknown => FuseType::RegularFile,
+    }
+}
+
+fn system_time(seconds: i64, nanoseconds: u32) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let whole = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    whole.unwrap_or(UNIX_EPOCH) + Duration::from_nanos(u64::from(nanoseconds))
+}
+
+/// A time that the kernel asks us to set.
+///
+/// fuser reads the protocol's (seconds, nanoseconds) before 1970 as if the nanoseconds counted backward too:
+/// taking its value apart the same way gives the two numbers back.
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    let TimeOrNow::SpecificTime(time) = time else { return SetTime::Now };
+    let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (after.as_secs() as i64, after.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            (-(before.as_secs() as i64), before.subsec_nanos())
+        }
+    };
+    SetTime::To(Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_survive_fuser() {
+        for (seconds, nanoseconds) in [(0, 0), (5, 250_000_000), (-1, 0), (-58, 250_000_000)] {
+            // As fuser 0.18 builds it from the protocol.
+            let span = Duration::new(i64::unsigned_abs(seconds), nanoseconds);
+            let read = if seconds < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span };
+            let SetTime::To(time) = set_time(TimeOrNow::SpecificTime(read)) else {
+                panic!("not a time to be set")
+            };
+            assert_eq!((time.tv_sec, time.tv_nsec), (seconds, i64::from(nanoseconds)));
+        }
+    }
+
+    #[test]
+    fn nanoseconds_count_upward_before_1970() {
+        let time = system_time(-58, 250_000_000);
+        assert_eq!(UNIX_EPOCH.duration_since(time).unwrap(), Duration::from_millis(57_750));
+    }
+
+    #[test]
+    fn device_numbers_go_both_ways() {
+        for (major, minor) in [(0, 0), (1, 3), (8, 255), (259, 70_000), (4095, 1_048_575)] {
+            let number = rustix::fs::makedev(major, minor);
+            let wire = (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12);
+            assert_eq!(device_number(wire), number, "{major}:{minor}");
+        }
+    }
+}

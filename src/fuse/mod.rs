@@ -1,0 +1,9 @@
+//! The kernel side: requests in, replies out.
+//!
+//! Nothing here decides anything about branches, and nothing else in the crate but
+//! [`mount`](crate::mount) names fuser.
+
+mod adapter;
+mod convert;
+
+pub use adapter::Adapter;

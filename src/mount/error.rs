@@ -1,0 +1,332 @@
+//! Why is there no mount, what can the user do about it, and which exit code says so?
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::options::OptionError;
+
+/// The exit codes, for the help texts. [`Exit`] is the same table for the program.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; for a mount in the foreground, it ended cleanly
+  1  something failed while mounting, serving or unmounting
+  2  the command line is wrong
+  3  a branch, the workdir or the mountpoint is not as it must be
+  4  in use: the upper or workdir by another mount, or the mount by its users
+  5  FUSE is not available: no /dev/fuse, no fusermount3, or it refuses";
+
+/// What the process tells its caller. Described in [`EXIT_CODES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Success = 0,
+    /// Something failed while mounting, serving or unmounting.
+    Failure = 1,
+    /// The command line is wrong.
+    CommandLine = 2,
+    /// A directory is not as it must be.
+    Setup = 3,
+    /// Somebody else uses the upper, the workdir or the mount.
+    InUse = 4,
+    /// The machine or the user has no FUSE.
+    NoFuse = 5,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// What a directory is to the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A read-only branch.
+    Lower,
+    /// The writable branch.
+    Upper,
+    /// The upper's staging directory.
+    Work,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lower => "lower",
+            Self::Upper => "upper",
+            Self::Work => "workdir",
+        })
+    }
+}
+
+/// A directory in an error message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dir {
+    /// What it is to the mount.
+    pub role: Role,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl fmt::Display for Dir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.role, self.path.display())
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The options contradict themselves.
+    #[error(transparent)]
+    Options(#[from] OptionError),
+
+    /// A branch or the workdir is not there.
+    #[error("{0} does not exist: create it with `mkdir`, or correct the path")]
+    Missing(Dir),
+    /// A branch or the workdir is something else.
+    #[error("{0} is not a directory: every branch and the workdir must be one")]
+    NotADirectory(Dir),
+    /// A branch or the workdir cannot be opened.
+    #[error("{dir} cannot be read: {errno}; give this user read and search permission")]
+    Unreadable {
+        /// The directory.
+        dir: Dir,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The upper or the workdir cannot be written.
+    #[error(
+        "{dir} cannot be written: {errno}; give this user write permission, or mount with -o ro"
+    )]
+    Unwritable {
+        /// The directory.
+        dir: Dir,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The upper lies on something that is mounted read-only.
+    #[error("{0} is on a read-only filesystem: mount with -o ro, or take a writable directory")]
+    ReadOnlyDisk(Dir),
+    /// One directory in two places of the stack.
+    #[error("{0} and {1} are the same directory: name each directory once")]
+    Same(Dir, Dir),
+    /// One directory inside another.
+    #[error(
+        "{inner} is inside {outer}: a change in one would appear in the other; take directories that do not contain each other"
+    )]
+    Nested {
+        /// The contained one.
+        inner: Dir,
+        /// The containing one.
+        outer: Dir,
+    },
+    /// Files could not be renamed from the workdir into the upper.
+    #[error("workdir {} and upper {} are not on the same mounted filesystem: put the workdir beside the upper", .work.display(), .upper.display())]
+    WorkElsewhere {
+        /// The workdir.
+        work: PathBuf,
+        /// The upper.
+        upper: PathBuf,
+    },
+    /// There can be no default workdir.
+    #[error("no workdir could be made beside upper {} ({reason}): give workdir=DIR, an empty directory on the upper's filesystem, outside every branch", .upper.display())]
+    NeedsWork {
+        /// The upper.
+        upper: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A branch in the kernel's eyes changed while we looked at it.
+    #[error("{dir}: {call}: {errno}")]
+    Directory {
+        /// The directory.
+        dir: Dir,
+        /// The call that failed.
+        call: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+
+    /// The mountpoint is not there.
+    #[error("mountpoint {} does not exist: create it with `mkdir`", .0.display())]
+    NoMountpoint(PathBuf),
+    /// The mountpoint is something else.
+    #[error("mountpoint {} is not a directory", .0.display())]
+    MountpointNotADirectory(PathBuf),
+    /// A daemon died and left its mount.
+    #[error("mountpoint {} holds a dead mount (its daemon is gone): remove it with `plyfs umount {}`", .0.display(), .0.display())]
+    DeadMount(PathBuf),
+    /// The mountpoint cannot be opened.
+    #[error("mountpoint {} cannot be opened: {errno}", .path.display())]
+    MountpointUnreadable {
+        /// The mountpoint.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The union would contain itself.
+    #[error("mountpoint {} is inside {dir}: the union would contain itself; mount somewhere else", .path.display())]
+    MountpointInside {
+        /// The mountpoint.
+        path: PathBuf,
+        /// The directory around it.
+        dir: Dir,
+    },
+
+    /// A live mount has the directory locked.
+    #[error("{0} is in use by another mount: unmount that first, or take another directory")]
+    InUse(Dir),
+
+    /// The machine has no FUSE.
+    #[error(
+        "/dev/fuse cannot be opened: {0}; load the module with `modprobe fuse`, and give users the device with `chmod 0666 /dev/fuse`"
+    )]
+    NoDevice(Errno),
+    /// mount(2) is not for this user, and the program that could do it is missing.
+    #[error(
+        "this user may not mount, and fusermount3 cannot be started ({0}): install the package fuse3, or mount as root or in a user namespace (`unshare -Urm`)"
+    )]
+    NoHelper(io::Error),
+    /// fusermount3 says no.
+    #[error("fusermount3 refuses to mount on {}: {reason}", .path.display())]
+    HelperRefused {
+        /// The mountpoint.
+        path: PathBuf,
+        /// In its own words.
+        reason: String,
+    },
+    /// fusermount3 says no to `allow_other`.
+    #[error(
+        "allow_other is not for ordinary users here: leave it out, or let root write `user_allow_other` into /etc/fuse.conf"
+    )]
+    AllowOtherRefused,
+
+    /// mount(2) failed.
+    #[error("mount on {} failed: {errno}", .path.display())]
+    Mount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The kernel has the mount, but not where it was asked for.
+    #[error("the mount does not appear at {}: something else was mounted there at the same time", .0.display())]
+    NotVisible(PathBuf),
+    /// The mount does not answer.
+    #[error("the mount at {} does not answer: {error}", .path.display())]
+    NoAnswer {
+        /// The mountpoint.
+        path: PathBuf,
+        /// What a look at its root said.
+        error: io::Error,
+    },
+    /// The union cannot start.
+    #[error("the branches cannot be united: {0}")]
+    Union(#[from] Error),
+    /// The session with the kernel broke.
+    #[error("the session with the kernel failed: {0}")]
+    Session(io::Error),
+    /// The process could not be set up.
+    #[error("{what}: {error}")]
+    Process {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// The daemon was killed before its mount was ready.
+    #[error("the daemon was killed by signal {0} before the mount was ready")]
+    DaemonKilled(i32),
+
+    /// There is no plyfs there.
+    #[error("{} is not the mountpoint of a plyfs: `grep fuse.plyfs /proc/self/mounts` shows them all", .0.display())]
+    NotMounted(PathBuf),
+    /// The mount has users.
+    #[error("{} is in use: end what works there (`fuser -vm {}` shows it), or use `plyfs umount --lazy`", .0.display(), .0.display())]
+    Busy(PathBuf),
+    /// The mount stays.
+    #[error("{} cannot be unmounted: {reason}", .path.display())]
+    CannotUnmount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The mount is gone, its daemon is not.
+    #[error("unmounted, but the daemon still has upper {} in use: wait for it before the directory is used otherwise", .0.display())]
+    Unfinished(PathBuf),
+    /// The mount does not say what its branches are.
+    #[error("the mount at {} does not tell its branches: {errno}", .path.display())]
+    NoBranches {
+        /// The mountpoint.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+impl MountError {
+    /// The exit code that tells a script what kind of failure this is.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Options(_) => Exit::CommandLine,
+            Self::Missing(_)
+            | Self::NotADirectory(_)
+            | Self::Unreadable { .. }
+            | Self::Unwritable { .. }
+            | Self::ReadOnlyDisk(_)
+            | Self::Same(..)
+            | Self::Nested { .. }
+            | Self::WorkElsewhere { .. }
+            | Self::NeedsWork { .. }
+            | Self::Directory { .. }
+            | Self::NoMountpoint(_)
+            | Self::MountpointNotADirectory(_)
+            | Self::DeadMount(_)
+            | Self::MountpointUnreadable { .. }
+            | Self::MountpointInside { .. }
+            | Self::NotMounted(_) => Exit::Setup,
+            Self::InUse(_) | Self::Busy(_) => Exit::InUse,
+            Self::NoDevice(_)
+            | Self::NoHelper(_)
+            | Self::HelperRefused { .. }
+            | Self::AllowOtherRefused => Exit::NoFuse,
+            Self::Mount { .. }
+            | Self::NotVisible(_)
+            | Self::NoAnswer { .. }
+            | Self::Union(_)
+            | Self::Session(_)
+            | Self::Process { .. }
+            | Self::DaemonKilled(_)
+            | Self::CannotUnmount { .. }
+            | Self::Unfinished(_)
+            | Self::NoBranches { .. } => Exit::Failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_describes_every_code_once() {
+        let codes = [
+            Exit::Success,
+            Exit::Failure,
+            Exit::CommandLine,
+            Exit::Setup,
+            Exit::InUse,
+            Exit::NoFuse,
+        ];
+        let described: Vec<&str> = EXIT_CODES.lines().skip(1).map(|line| &line[2..3]).collect();
+        let expected: Vec<String> = codes.iter().map(|code| (*code as u8).to_string()).collect();
+        assert_eq!(described, expected);
+    }
+}

@@ -1,0 +1,48 @@
+//! Where does the mount go?
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::error::MountError;
+
+/// A checked directory to mount on.
+#[derive(Debug)]
+pub(super) struct Mountpoint {
+    /// Absolute and without symlinks, because a daemon leaves the directory it started in.
+    pub(super) path: PathBuf,
+    /// The directory under the mount.
+    pub(super) dir: OwnedFd,
+}
+
+impl Mountpoint {
+    /// Opens `given` as the kernel resolves it.
+    pub(super) fn open(given: &Path) -> Result<Self, MountError> {
+        let path = given.to_owned();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(given, flags, Mode::empty());
+        // A dead mount's root still opens with O_PATH; only a question to its daemon fails.
+        let dir = dir.and_then(|dir| rustix::fs::fstat(&dir).map(|_| dir));
+        let dir = dir.map_err(|errno| match errno {
+            Errno::NOENT => MountError::NoMountpoint(path.clone()),
+            Errno::NOTDIR => MountError::MountpointNotADirectory(path.clone()),
+            Errno::NOTCONN | Errno::CONNABORTED => MountError::DeadMount(path.clone()),
+            errno => MountError::MountpointUnreadable {
+                path: path.clone(),
+                errno,
+            },
+        })?;
+        let absolute = given
+            .canonicalize()
+            .map_err(|error| MountError::MountpointUnreadable {
+                errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+                path,
+            })?;
+        Ok(Self {
+            path: absolute,
+            dir,
+        })
+    }
+}

@@ -1,0 +1,62 @@
+//! Where are files staged when the user names no workdir?
+//!
+//! In `.NAME.plyfs-work` beside the upper NAME. It stays there between mounts.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::error::MountError;
+use super::place::{self, Place};
+
+/// Makes or finds the default workdir of `upper`, which stands at the absolute `path`.
+pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, OwnedFd), MountError> {
+    let needed = |reason: String| MountError::NeedsWork {
+        upper: path.to_owned(),
+        reason,
+    };
+    let (Some(upper_name), Some(parent_path)) = (path.file_name(), path.parent()) else {
+        return Err(needed("it is the root directory".to_owned()));
+    };
+    let failed = |errno: Errno| needed(errno.to_string());
+
+    let parent = place::open_parent(&upper).map_err(failed)?;
+    let upper_place = Place::of(&upper).map_err(failed)?;
+    if Place::of(&parent).map_err(failed)?.mount_id != upper_place.mount_id {
+        return Err(needed("it is the root of a mounted filesystem".to_owned()));
+    }
+
+    let name = default_name(upper_name);
+    match rustix::fs::mkdirat(&parent, name.as_os_str(), Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let work =
+        rustix::fs::openat(&parent, name.as_os_str(), flags, Mode::empty()).map_err(failed)?;
+    // Beside an upper in /tmp anybody could have made that name, to change what is staged.
+    let stat = rustix::fs::statat(&work, c"", AtFlags::EMPTY_PATH).map_err(failed)?;
+    let others = Mode::WGRP | Mode::WOTH;
+    if stat.st_uid != rustix::process::geteuid().as_raw()
+        || Mode::from_raw_mode(stat.st_mode).intersects(others)
+    {
+        return Err(needed(format!("others can write to {}", name.display())));
+    }
+    if Place::of(&work).map_err(failed)?.mount_id != upper_place.mount_id {
+        return Err(needed(format!(
+            "something is mounted on {}",
+            name.display()
+        )));
+    }
+    Ok((parent_path.join(name), work))
+}
+
+fn default_name(upper: &OsStr) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(upper);
+    name.push(".plyfs-work");
+    name
+}

@@ -1,0 +1,416 @@
+//! What do the words of a command line mean?
+//!
+//! Pure: from [`MountArgs`] to [`MountOptions`], no system call. Paths stay as they were given:
+//! the kernel resolves them, nobody edits a `..` as text.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use rustix::mount::MountFlags;
+
+use crate::cli::MountArgs;
+use crate::rules::ids::{IdMap, IdMapError, IdMaps};
+
+mod accepted;
+mod escape;
+mod stack;
+
+use stack::Stack;
+
+/// The name of the source when the user gives none.
+const DEFAULT_SOURCE: &str = "plyfs";
+/// Event loops: as many as the machines that this was measured on have processors.
+const DEFAULT_THREADS: usize = 2;
+const MAX_THREADS: usize = 64;
+
+/// A mount as the user asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// The read-only branches, topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// The writable branch. With [`Access::ReadOnly`] it is the topmost read-only one.
+    pub upper: Option<PathBuf>,
+    /// Where the upper's files are staged; None asks for the default beside the upper.
+    pub work: Option<PathBuf>,
+    /// What the mount table shows as the source.
+    pub source: OsString,
+    /// The directory to mount on.
+    pub mountpoint: PathBuf,
+    /// Whether the mount can change anything.
+    pub access: Access,
+    /// Who may look in.
+    pub sharing: Sharing,
+    /// nosuid, noatime and the like; never `RDONLY`, which [`access`](Self::access) says.
+    pub flags: MountFlags,
+    /// Skip every sync.
+    pub volatile: bool,
+    /// Overlayfs wrote the upper: its 0:0 devices are whiteouts.
+    pub overlay_upper: bool,
+    /// Which ids are shown for which.
+    pub ids: IdMapping,
+    /// How many event loops answer requests.
+    pub threads: usize,
+    /// Stay in the foreground.
+    pub foreground: bool,
+}
+
+/// Whether a mount can change anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Every change is refused with EROFS.
+    ReadOnly,
+    /// Changes go to the upper.
+    ReadWrite,
+}
+
+/// Who may use a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Everybody if root mounts, else the user who mounts.
+    ByPrivilege,
+    /// Everybody (`allow_other`).
+    Everybody,
+}
+
+/// The id maps, still without the daemon's own ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IdMapping {
+    uid: IdMap,
+    gid: IdMap,
+    squash_uid: Option<u32>,
+    squash_gid: Option<u32>,
+}
+
+impl IdMapping {
+    /// The maps of a daemon that runs as `uid` and `gid`.
+    pub fn of_daemon(&self, uid: u32, gid: u32) -> IdMaps {
+        let squash = |map: &IdMap, shown: Option<u32>, own| match shown {
+            Some(shown) => map.clone().squashed(shown, own),
+            None => map.clone(),
+        };
+        IdMaps {
+            uid: squash(&self.uid, self.squash_uid, uid),
+            gid: squash(&self.gid, self.squash_gid, gid),
+        }
+    }
+}
+
+/// Something in the options that does not stop the mount.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// Neither ours nor a peer's.
+    #[error("unknown option {} ignored", .0.display())]
+    Unknown(OsString),
+    /// A workdir serves only an upper.
+    #[error("workdir ignored: there is no upperdir")]
+    WorkWithoutUpper,
+}
+
+/// Why a command line cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// No branch at all.
+    #[error(
+        "no branches: give lowerdir=DIR[:DIR…] and, for a writable mount, upperdir= and workdir="
+    )]
+    NoBranches,
+    /// An option that needs a value has none.
+    #[error("{option} needs a value: {option}={wants}")]
+    NoValue {
+        /// The option.
+        option: &'static str,
+        /// What the value is.
+        wants: &'static str,
+    },
+    /// An option that takes no value has one.
+    #[error("{0} takes no value: write it without `=`")]
+    NeedlessValue(&'static str),
+    /// Nothing between two colons.
+    #[error(
+        "{0} has an empty path between its colons: remove the colon, or write `\\:` for one that belongs to a name"
+    )]
+    EmptyPath(&'static str),
+    /// `=rw` below the top.
+    #[error("{}=rw is not the first branch: only the topmost can be writable, because a change there would be hidden by the branches above; put it first or make it =ro", .0.display())]
+    WritableBelowTop(PathBuf),
+    /// A permission other than rw and ro.
+    #[error("unknown permission `{permission}` of branch {}: it is =rw or =ro (for a name that contains `=`, add one of them)", .path.display())]
+    Permission {
+        /// What was written behind the `=`.
+        permission: String,
+        /// The branch.
+        path: PathBuf,
+    },
+    /// The branches are given in two ways.
+    #[error("branches are given both by {0} and by {1}: use one of them")]
+    TwoStacks(&'static str, &'static str),
+    /// The kernel knows only everybody or nobody else.
+    #[error(
+        "allow_root is not available: use allow_other (permissions are checked as on any disk)"
+    )]
+    AllowRoot,
+    /// A number out of range, or no number.
+    #[error("{option}={value} is not a number from {min} to {max}")]
+    Number {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// The least that is allowed.
+        min: u32,
+        /// The most that is allowed.
+        max: u32,
+    },
+    /// A mapping of ids that is none.
+    #[error("{option}: {error}")]
+    Ids {
+        /// uidmapping or gidmapping.
+        option: &'static str,
+        /// What is wrong with it.
+        error: IdMapError,
+    },
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// Every way in which it can be wrong, see [`OptionError`].
+pub fn parse(args: &MountArgs) -> Result<(MountOptions, Vec<Warning>), OptionError> {
+    let mut reader = Reader::new();
+    for list in &args.line.options {
+        for option in escape::split_options(list.as_bytes()) {
+            reader.option(option)?;
+        }
+    }
+    for dir in &args.lowers {
+        reader.stack.add_lower("--lower", dir.clone())?;
+    }
+    if let Some(dir) = &args.upper {
+        reader.stack.set_upper("--upper", dir.clone())?;
+    }
+    if args.work.is_some() {
+        reader.work.clone_from(&args.work);
+    }
+    reader.finish(args)
+}
+
+/// What has been read so far. A later option wins over an earlier one, as in mount(8).
+#[derive(Debug)]
+struct Reader {
+    stack: Stack,
+    work: Option<PathBuf>,
+    fsname: Option<OsString>,
+    access: Access,
+    sharing: Sharing,
+    flags: MountFlags,
+    volatile: bool,
+    overlay_upper: bool,
+    ids: IdMapping,
+    threads: Option<usize>,
+    warnings: Vec<Warning>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self {
+            stack: Stack::default(),
+            work: None,
+            fsname: None,
+            access: Access::ReadWrite,
+            sharing: Sharing::ByPrivilege,
+            flags: MountFlags::empty(),
+            volatile: false,
+            overlay_upper: false,
+            ids: IdMapping::default(),
+            threads: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// One option, its escapes still in it.
+    fn option(&mut self, option: &[u8]) -> Result<(), OptionError> {
+        if let Some(branches) = option.strip_prefix(b"br:") {
+            return self.stack.set_aufs("br:", branches);
+        }
+        let (name, value) = match option.iter().position(|&byte| byte == b'=') {
+            Some(equals) => (&option[..equals], Some(&option[equals + 1..])),
+            None => (option, None),
+        };
+        match name {
+            b"lowerdir" => self
+                .stack
+                .set_lowers(needed("lowerdir", value, "DIR[:DIR…]")?),
+            b"lowerdir+" => {
+                let dir = path(needed("lowerdir+", value, "DIR")?);
+                self.stack.add_lower("lowerdir", dir)
+            }
+            b"upperdir" => self
+                .stack
+                .set_upper("upperdir", path(needed("upperdir", value, "DIR")?)),
+            b"workdir" => {
+                self.work = Some(path(needed("workdir", value, "DIR")?));
+                Ok(())
+            }
+            b"dirs" => self
+                .stack
+                .set_aufs("dirs", needed("dirs", value, "DIR[:DIR…]")?),
+            b"br" => self
+                .stack
+                .set_aufs("br", needed("br", value, "DIR[:DIR…]")?),
+            b"fsname" => {
+                let name = escape::unescape(needed("fsname", value, "NAME")?);
+                self.fsname = Some(OsString::from_vec(name));
+                Ok(())
+            }
+            b"uidmapping" => {
+                self.ids.uid = id_map("uidmapping", value)?;
+                Ok(())
+            }
+            b"gidmapping" => {
+                self.ids.gid = id_map("gidmapping", value)?;
+                Ok(())
+            }
+            b"squash_to_uid" => {
+                self.ids.squash_uid = Some(number("squash_to_uid", value, 0, u32::MAX - 1)?);
+                Ok(())
+            }
+            b"squash_to_gid" => {
+                self.ids.squash_gid = Some(number("squash_to_gid", value, 0, u32::MAX - 1)?);
+                Ok(())
+            }
+            b"threads" => {
+                let threads = number("threads", value, 1, MAX_THREADS as u32)?;
+                self.threads = Some(threads as usize);
+                Ok(())
+            }
+            b"allow_root" => Err(OptionError::AllowRoot),
+            _ => self.flag(option, name, value),
+        }
+    }
+
+    /// An option that is only there or not there.
+    fn flag(
+        &mut self,
+        option: &[u8],
+        name: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), OptionError> {
+        let bare = |flag| match value {
+            None => Ok(()),
+            Some(_) => Err(OptionError::NeedlessValue(flag)),
+        };
+        match name {
+            b"ro" => bare("ro").map(|()| self.access = Access::ReadOnly),
+            b"rw" => bare("rw").map(|()| self.access = Access::ReadWrite),
+            b"volatile" => bare("volatile").map(|()| self.volatile = true),
+            b"allow_other" => bare("allow_other").map(|()| self.sharing = Sharing::Everybody),
+            b"upper_from_overlayfs" => {
+                bare("upper_from_overlayfs").map(|()| self.overlay_upper = true)
+            }
+            b"squash_to_root" => bare("squash_to_root").map(|()| {
+                self.ids.squash_uid = Some(0);
+                self.ids.squash_gid = Some(0);
+            }),
+            _ => {
+                if let Some((_, flag, setting)) = accepted::KERNEL_FLAGS
+                    .iter()
+                    .find(|(known, ..)| known.as_bytes() == name)
+                {
+                    self.flags.set(*flag, *setting == accepted::Setting::Set);
+                } else if !accepted::is_known(name) {
+                    let option = OsStr::from_bytes(option).to_owned();
+                    self.warnings.push(Warning::Unknown(option));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(mut self, args: &MountArgs) -> Result<(MountOptions, Vec<Warning>), OptionError> {
+        let (source, mountpoint) = match args.line.words.as_slice() {
+            [mountpoint] => (None, mountpoint),
+            [source, mountpoint, ..] => (Some(source.clone()), mountpoint),
+            [] => unreachable!("clap requires a mountpoint"),
+        };
+        let (upper, lowers) = self.stack.into_branches();
+        if upper.is_none() && lowers.is_empty() {
+            return Err(OptionError::NoBranches);
+        }
+        if upper.is_none() && self.work.is_some() {
+            self.warnings.push(Warning::WorkWithoutUpper);
+        }
+        let read_only = args.read_only || upper.is_none();
+        let threads = if args.line.single_threaded {
+            1
+        } else {
+            DEFAULT_THREADS
+        };
+        let options = MountOptions {
+            lowers,
+            work: self.work.filter(|_| upper.is_some()),
+            upper,
+            source: self
+                .fsname
+                .or(source)
+                .unwrap_or_else(|| DEFAULT_SOURCE.into()),
+            mountpoint: mountpoint.into(),
+            access: if read_only {
+                Access::ReadOnly
+            } else {
+                self.access
+            },
+            sharing: self.sharing,
+            flags: self.flags,
+            volatile: self.volatile || args.volatile,
+            overlay_upper: self.overlay_upper,
+            ids: self.ids,
+            threads: self.threads.unwrap_or(threads),
+            foreground: args.line.foreground || args.line.debug,
+        };
+        Ok((options, self.warnings))
+    }
+}
+
+/// The value of an option that cannot do without one.
+fn needed<'a>(
+    option: &'static str,
+    value: Option<&'a [u8]>,
+    wants: &'static str,
+) -> Result<&'a [u8], OptionError> {
+    value
+        .filter(|value| !value.is_empty())
+        .ok_or(OptionError::NoValue { option, wants })
+}
+
+fn path(escaped: &[u8]) -> PathBuf {
+    OsString::from_vec(escape::unescape(escaped)).into()
+}
+
+fn number(
+    option: &'static str,
+    value: Option<&[u8]>,
+    min: u32,
+    max: u32,
+) -> Result<u32, OptionError> {
+    let text = String::from_utf8_lossy(needed(option, value, "N")?);
+    match text.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(OptionError::Number {
+            option,
+            value: text.into_owned(),
+            min,
+            max,
+        }),
+    }
+}
+
+fn id_map(option: &'static str, value: Option<&[u8]>) -> Result<IdMap, OptionError> {
+    let text = String::from_utf8_lossy(needed(option, value, "ON-DISK:SHOWN:LENGTH[:…]")?);
+    IdMap::parse(&text).map_err(|error| OptionError::Ids { option, error })
+}
+
+pub use accepted::names_of;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! What does a merged directory list?
+//!
+//! Each branch's own listing is laid under the ones above it. The result is in the order of a hash
+//! of the names, which doubles as the entry's cookie: a reader that comes back with the cookie of the last
+//! entry it saw gets every entry that was there all along exactly once, whatever came or went
+//! between, and nobody has to remember the listing for it.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::BranchIndex;
+use super::name::{Name, Spelling};
+
+/// What a directory entry's type says, before anything is asked of the entry itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed<K> {
+    /// A directory.
+    Dir(K),
+    /// Anything else.
+    Leaf(K),
+    /// A whiteout that is not spelt by its name: overlayfs' device 0:0.
+    Whiteout,
+}
+
+/// One entry of a merged directory. `K` is whatever the branch knows of it besides the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergedEntry<K> {
+    /// Its position in the listing: greater than [`FIRST_COOKIE`], unique, the same in every listing.
+    pub cookie: u64,
+    /// The name.
+    pub name: Name,
+    /// The topmost branch that holds it.
+    pub branch: BranchIndex,
+    /// Whether a branch further down holds a directory of that name as well, and this is one.
+    pub merges: bool,
+    /// What that topmost branch knows of it.
+    pub known: K,
+}
+
+/// Cookies up to this one are free for the caller (`.` and `..`).
+pub const FIRST_COOKIE: u64 = 16;
+
+/// Builds a merged listing from the branches' own, topmost first.
+#[derive(Debug)]
+pub struct Merge<K> {
+    entries: HashMap<Name, Found<K>>,
+    hidden: HashSet<Name>,
+}
+
+#[derive(Debug)]
+struct Found<K> {
+    branch: BranchIndex,
+    is_dir: bool,
+    merges: bool,
+    known: K,
+}
+
+impl<K> Default for Merge<K> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), hidden: HashSet::new() }
+    }
+}
+
+impl<K> Merge<K> {
+    /// Lays the listing of the next branch down under what is there.
+    pub fn add(&mut self, branch: BranchIndex, listing: impl IntoIterator<Item = (Spelling, Listed<K>)>) {
+        // A whiteout hides the branches below its own, so it counts only from the next call on.
+        let mut hidden = Vec::new();
+        for (spelling, listed) in listing {
+            let name = match (spelling, &listed) {
+                (Spelling::Whiteout(name), _) | (Spelling::Entry(name), Listed::Whiteout) => {
+                    hidden.push(name);
+                    continue;
+                }
+                (Spelling::Entry(name), _) => name,
+                (Spelling::Opaque | Spelling::Reserved, _) => continue,
+            };
+            if self.hidden.contains(&name) {
+                continue;
+            }
+            let (is_dir, known) = match listed {
+                Listed::Dir(known) => (true, known),
+                Listed::Leaf(known) => (false, known),
+                Listed::Whiteout => continue,
+            };
+            if let Some(above) = self.entries.get_mut(&name) {
+                above.merges |= above.is_dir && is_dir;
+            } else {
+                self.entries.insert(name, Found { branch, is_dir, merges: false, known });
+            }
+        }
+        self.hidden.extend(hidden);
+    }
+
+    /// The merged listing, in the order of the cookies.
+    #[must_use]
+    pub fn finish(self) -> Vec<MergedEntry<K>> {
+        let mut entries: Vec<_> = self
+            .entries
+            .into_iter()
+            .map(|(name, found)| MergedEntry {
+                cookie: cookie(&name),
+                name,
+                branch: found.branch,
+                merges: found.merges,
+                known: found.known,
+            })
+            .collect();
+        entries.sort_unstable_by(|a, b| (a.cookie, &a.name).cmp(&(b.cookie, &b.name)));
+        // Two names of one hash are as good as impossible, but an entry must not get lost over it.
+        for i in 1..entries.len() {
+            entries[i].cookie = entries[i].cookie.max(entries[i - 1].cookie + 1);
+        }
+        entries
+    }
+}
+
+/// 62 bits: below `i64::MAX`, as directory offsets must be, with room above for the step aside
+/// in [`Merge::finish`].
+fn cookie(name: &Name) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    (hasher.finish() >> 2) + FIRST_COOKIE + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    fn list(branches: &[&[(&str, Listed<()>)]]) -> Vec<(String, u16, bool)> {
+        let mut merge = Merge::default();
+        for (index, listing) in branches.iter().enumerate() {
+            merge.add(
+                BranchIndex(index as u16),
+                listing.iter().map(|(name, listed)| (Spelling::of(OsStr::new(name)), *listed)),
+            );
+        }
+        let mut names: Vec<_> = merge
+            .finish()
+            .into_iter()
+            .map(|e| (e.name.as_os_str().to_str().unwrap().to_owned(), e.branch.0, e.merges))
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn branches_are_laid_one_under_the_other() {
+        use Listed::{Dir, Leaf, Whiteout};
+        let rows: &[(&str, &[&[(&str, Listed<()>)]], &[(&str, u16, bool)])] = &[
+            ("the upper's entry wins", &[&[("f", Leaf(()))], &[("f", Leaf(()))]], &[("f", 0, false)]),
+            ("directories merge", &[&[("d", Dir(()))], &[("d", Dir(()))]], &[("d", 0, true)]),
+            ("a file over a directory does not", &[&[("d", Leaf(()))], &[("d", Dir(()))]], &[("d", 0, false)]),
+            ("a whiteout hides what is below", &[&[(".wh.f", Leaf(()))], &[("f", Leaf(()))]], &[]),
+            ("a device 0:0 too", &[&[("f", Whiteout)], &[("f", Leaf(()))]], &[]),
+            ("not what is beside", &[&[(".wh.f", Leaf(())), ("f", Leaf(()))]], &[("f", 0, false)]),
+            ("not what is above", &[&[("f", Leaf(()))], &[(".wh.f", Leaf(()))]], &[("f", 0, false)]),
+            ("in a middle branch", &[&[], &[(".wh.f", Leaf(()))], &[("f", Leaf(()))]], &[]),
+            ("markers never show", &[&[(".wh..wh..opq", Leaf(())), (".wh..wh.plnk", Dir(())), (".wh.", Leaf(()))]], &[]),
+            ("dots never show", &[&[(".", Dir(())), ("..", Dir(()))]], &[]),
+        ];
+        for (what, branches, expected) in rows {
+            let expected: Vec<_> =
+                expected.iter().map(|(n, b, m)| ((*n).to_owned(), *b, *m)).collect();
+            assert_eq!(list(branches), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn cookies_rise_and_stay() {
+        let names: Vec<String> = (0..2000).map(|i| format!("file{i}")).collect();
+        let build = |keep: &dyn Fn(usize) -> bool| {
+            let mut merge = Merge::default();
+            let listing = names.iter().enumerate().filter(|(i, _)| keep(*i));
+            merge.add(
+                BranchIndex(1),
+                listing.map(|(_, n)| (Spelling::of(OsStr::new(n)), Listed::Leaf(()))),
+            );
+            merge.finish()
+        };
+        let all = build(&|_| true);
+        assert!(all.windows(2).all(|w| w[0].cookie < w[1].cookie));
+        assert!(all.iter().all(|e| e.cookie > FIRST_COOKIE && e.cookie < i64::MAX as u64));
+        for entry in build(&|i| i % 3 == 0) {
+            let same = all.iter().find(|e| e.name == entry.name).unwrap();
+            assert_eq!(same.cookie, entry.cookie, "a cookie must not depend on the neighbours");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! getattr, setattr, readlink: what is known of a node itself?
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
+use super::Union;
+use super::copy_up::Data;
+use super::index::shown_links;
+use super::inode_table::{Body, Node, NodeId};
+use super::lookup::dir_links;
+use crate::branch::{FileCapabilities, Stat, UpperObject, set_file_capabilities};
+use crate::error::{Error, Result};
+
+/// A node's attributes, ids as on disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Attr {
+    /// The number that users see.
+    pub id: NodeId,
+    /// Everything but the number and the link count.
+    pub stat: Stat,
+    /// The link count.
+    pub links: u32,
+}
+
+/// A time to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// The disk's clock says.
+    Now,
+    /// Seconds since 1970 (negative before) and nanoseconds from there upward.
+    To(Timespec),
+}
+
+/// What setattr is to change. Ids as on disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub atime: Option<SetTime>,
+    /// Time of last modification.
+    pub mtime: Option<SetTime>,
+}
+
+impl Union {
+    /// A node's attributes.
+    ///
+    /// # Errors
+    /// Those of the branch that has them.
+    pub fn getattr(&self, id: NodeId) -> Result<Attr> {
+        let node = self.table.get(id)?;
+        self.attr(&node)
+    }
+
+    fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
+        let stat = self.with_object(node, |object| object.stat())?;
+        Ok(Attr { id: node.id, stat, links: self.links(node, &stat) })
+    }
+
+    fn links(&self, node: &Node, stat: &Stat) -> u32 {
+        let state = node.state();
+        let body = state.body.clone();
+        let gone = matches!(state.place, super::inode_table::Place::Gone(..));
+        drop(state);
+        match (&body, &self.upper) {
+            (Body::Dir(_), _) if gone => 0,
+            (Body::Dir(parts), _) => dir_links(parts.len(), stat),
+            (Body::Linked(number), Some(upper)) => match upper.index.copied_up(*number) {
+                Some(note) => shown_links(&note, stat.st_nlink as u64),
+                // Its last name is gone and so is the index's.
+                None => stat.st_nlink as u32,
+            },
+            (Body::Leaf(branch), Some(upper)) if !branch.is_upper() => {
+                let number = NodeId(self.numbering.real(stat).0);
+                match upper.index.note(number, stat) {
+                    Some(note) if stat.st_nlink > 1 => shown_links(&note, 0),
+                    _ if gone => 0,
+                    _ => stat.st_nlink as u32,
+                }
+            }
+            _ => stat.st_nlink as u32,
+        }
+    }
+
+    /// Changes attributes. `capabilities` says whether the caller may keep suid and sgid on a file whose
+    /// length it changes.
+    ///
+    /// # Errors
+    /// Those of the upper. On an error a file that was in a lower still is.
+    pub fn setattr(
+        &self,
+        id: NodeId,
+        changes: &Changes,
+        capabilities: FileCapabilities,
+    ) -> Result<Attr> {
+        let node = self.table.get(id)?;
+        self.writable()?;
+        let is_file = node.kind == FileType::RegularFile;
+        if changes.size.is_some() && !is_file {
+            return Err(Error::Invalid);
+        }
+        let data = if changes.size == Some(0) { Data::None } else { Data::Whole };
+        self.change(&node, data, &|object| {
+            if let Some(size) = changes.size {
+                set_file_capabilities(capabilities)?;
+                truncate(object, size)?;
+            }
+            apply(&node, object, changes)
+        })?;
+        self.attr(&node)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// Those of readlinkat(2).
+    pub fn readlink(&self, id: NodeId) -> Result<OsString> {
+        let node = self.table.get(id)?;
+        self.with_object(&node, |object| object.read_link())
+    }
+}
+
+fn truncate(object: &UpperObject, size: u64) -> Result<()> {
+    let fd = object.open_write()?;
+    rustix::fs::ftruncate(&fd, size).map_err(|errno| Error::Sys { call: "ftruncate", errno })?;
+    // A file whose data was not worth copying up is empty already, which is no change to the disk.
+    object.set_times(&times(None, Some(SetTime::Now)))
+}
+
+fn apply(node: &Node, object: &UpperObject, changes: &Changes) -> Result<()> {
+    if changes.uid.is_some() || changes.gid.is_some() {
+        object.chown(changes.uid, changes.gid)?;
+    }
+    if let Some(mode) = changes.mode
+        && node.kind != FileType::Symlink
+    {
+        // The kernel has checked what this caller may set, sgid included.
+        set_file_capabilities(FileCapabilities::Keep)?;
+        object.chmod(Mode::from_raw_mode(mode & 0o7777))?;
+    }
+    if changes.atime.is_some() || changes.mtime.is_some() {
+        object.set_times(&times(changes.atime, changes.mtime))?;
+    }
+    Ok(())
+}
+
+fn times(atime: Option<SetTime>, mtime: Option<SetTime>) -> Timestamps {
+    let spec = |time| match time {
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
+        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW as _ },
+        Some(SetTime::To(time)) => time,
+    };
+    Timestamps { last_access: spec(atime), last_modification: spec(mtime) }
+}

@@ -1,0 +1,300 @@
+//! How does a lower's entry come into the upper?
+//!
+//! Whole, staged in the workdir and published in one step, with owner, mode, times and attributes, and
+//! with its data on disk before its name appears. The change that asked for it is made to the staged copy: if it
+//! fails, nothing was copied up.
+//!
+//! The parent directory is not synced here. Until it is on disk, a crash of the machine shows the lower's
+//! file, which is what was before; fsync(2) on the file brings the name along on the journalling
+//! filesystems, where the new link is part of what the inode's own fsync commits.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{self, FileType};
+
+use super::Union;
+use super::caches::OpenFile;
+use super::inode_table::{Body, DirPart, Node, NodeId, Place};
+use super::probe::is_private_xattr;
+use crate::branch::{Object, Staged, Stat, UpperDir, UpperObject, copy_data, stat_type};
+use crate::error::{Error, Result};
+use crate::rules::BranchIndex;
+use crate::rules::name::Name;
+use crate::rules::plan::Refusal;
+
+/// How much of a file is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Data {
+    /// All of it.
+    Whole,
+    /// None: it is about to be cut off.
+    None,
+}
+
+/// What is to be done to the inode once it is in the upper.
+pub(super) type Change<'a> = &'a dyn Fn(&UpperObject) -> Result<()>;
+
+/// An entry in the workdir, with all that its original has.
+pub(super) struct Copy {
+    pub(super) staged: Staged,
+    pub(super) original: Stat,
+    /// The data, open for writing, if it is a regular file.
+    file: Option<Arc<OwnedFd>>,
+}
+
+impl Union {
+    /// Makes sure that the node is in the upper.
+    pub(super) fn bring_up(&self, node: &Arc<Node>, data: Data) -> Result<()> {
+        if node.is_in_upper() { Ok(()) } else { self.change(node, data, &|_| Ok(())) }
+    }
+
+    /// Changes a node's inode in the upper, where it is brought first if need be.
+    pub(super) fn change(&self, node: &Arc<Node>, data: Data, change: Change<'_>) -> Result<()> {
+        self.writable()?;
+        if let Some(()) = self.with_upper_object(node, change)? {
+            return Ok(());
+        }
+        if node.kind == FileType::Directory {
+            return self.copy_up_dir(node, change);
+        }
+        let _held = node.hold();
+        match self.with_upper_object(node, change)? {
+            // Somebody else was faster.
+            Some(()) => Ok(()),
+            None => self.copy_up_leaf(node, data, change),
+        }
+    }
+
+    /// Makes sure that the directory has a part in the upper.
+    pub(super) fn bring_up_dir(&self, dir: &Arc<Node>) -> Result<UpperDir> {
+        if !dir.is_in_upper() {
+            self.change(dir, Data::None, &|_| Ok(()))?;
+        }
+        self.upper_dir(dir)
+    }
+
+    /// The directory's ancestors come first, from the top down.
+    fn copy_up_dir(&self, dir: &Arc<Node>, change: Change<'_>) -> Result<()> {
+        let mut way = vec![Arc::clone(dir)];
+        let parent_of = |node: &Node| match &node.state().place {
+            Place::Entry(parent, _) if !parent.is_in_upper() => Some(Arc::clone(parent)),
+            _ => None,
+        };
+        while let Some(parent) = parent_of(&way[way.len() - 1]) {
+            way.push(parent);
+        }
+        for ancestor in way.drain(1..).rev() {
+            self.copy_up_one_dir(&ancestor, &|_| Ok(()))?;
+        }
+        self.copy_up_one_dir(dir, change)
+    }
+
+    fn copy_up_one_dir(&self, dir: &Arc<Node>, change: Change<'_>) -> Result<()> {
+        let upper = self.writable()?;
+        let stage = upper.staging.dir();
+        let copy = self.with_object(dir, |original| {
+            let staged = upper.staging.make_dir(stage, upper.staging.fresh_name())?;
+            self.complete_copy(staged, original, None)
+        })?;
+        change(copy.staged.object())?;
+
+        let (parent, _) = entry_place(dir).ok_or(Refusal::NotFound)?;
+        let parent_dir = self.upper_dir(&parent)?;
+        let _held = parent.hold();
+        if dir.is_in_upper() {
+            // Somebody else was faster.
+            let (_, name) = entry_place(dir).ok_or(Refusal::NotFound)?;
+            return change(&parent_dir.upper_at(name.as_os_str()));
+        }
+        let (_, name) = entry_place(dir).ok_or(Refusal::NotFound)?;
+        parent_dir.keeping_times(|| copy.staged.commit(&parent_dir, name.as_os_str()))?;
+        let mut state = dir.state();
+        if let Body::Dir(lowers) = &state.body {
+            let part = DirPart { branch: BranchIndex::UPPER, xattr_whiteouts: false };
+            state.body = Body::Dir(std::iter::once(part).chain(lowers.iter().copied()).collect());
+        }
+        drop(state);
+        self.listings.forget(parent.id);
+        Ok(())
+    }
+
+    /// The caller holds the node.
+    fn copy_up_leaf(&self, node: &Arc<Node>, data: Data, change: Change<'_>) -> Result<()> {
+        let upper = self.writable()?;
+        let stage = upper.staging.dir();
+        // The lower's object is where it is: it needs no lock while it is copied.
+        let original = self.with_object(node, |object| Ok(object.clone()))?;
+        let copy = self.stage_leaf(stage, None, &original, data)?;
+        change(copy.staged.object())?;
+        if let Some(file) = &copy.file
+            && copy.original.st_size > 0
+            && data == Data::Whole
+            && !self.options.volatile
+        {
+            fs::fsync(file).map_err(|errno| Error::Sys { call: "fsync", errno })?;
+        }
+        self.publish_leaf(node, copy)
+    }
+
+    /// Gives a copy its name, and the node its new body.
+    fn publish_leaf(&self, node: &Arc<Node>, copy: Copy) -> Result<()> {
+        let Copy { staged, original, file } = copy;
+        loop {
+            let Some((parent, _)) = entry_place(node) else {
+                // Unlinked before it was written to: the copy lives on without a name.
+                return self.publish_unnamed(node, staged, &original, file);
+            };
+            let dir = self.bring_up_dir(&parent)?;
+            let _held = parent.hold();
+            if node.is_in_upper() {
+                // A rename of a directory above has brought it along.
+                return Ok(());
+            }
+            let name = match entry_place(node) {
+                Some((now, name)) if Arc::ptr_eq(&now, &parent) => name,
+                _ => continue,
+            };
+            let object = staged.object().clone();
+            let linked = self.tie_links(&object, &original)?;
+            let published = dir.keeping_times(|| staged.commit(&dir, name.as_os_str()));
+            self.note_links(linked, &original, published)?;
+            self.cover(&original)?;
+            let stat = match &file {
+                Some(_) => object.stat()?,
+                None => dir.upper_at(name.as_os_str()).stat()?,
+            };
+            self.settle_in_upper(node, &stat, linked, file);
+            self.listings.forget(parent.id);
+            return Ok(());
+        }
+    }
+
+    fn publish_unnamed(
+        &self,
+        node: &Arc<Node>,
+        staged: Staged,
+        original: &Stat,
+        file: Option<Arc<OwnedFd>>,
+    ) -> Result<()> {
+        let linked = self.tie_links(staged.object(), original)?;
+        self.note_links(linked, original, Ok(()))?;
+        let stat = staged.object().stat()?;
+        if linked.is_none() {
+            let pin = match (&file, &**staged.object()) {
+                (Some(file), _) | (None, Object::Open(file)) => Arc::clone(file),
+                (None, Object::At(dir, name)) => Arc::new(dir.open_path(name)?),
+            };
+            self.files.pin(node.id, pin);
+        }
+        self.settle_in_upper(node, &stat, linked, file);
+        Ok(())
+    }
+
+    /// Keeps the copy of a file with several lower names where the other names will find it. Answers the
+    /// number that they find it by.
+    pub(super) fn tie_links(&self, copy: &UpperObject, original: &Stat) -> Result<Option<NodeId>> {
+        if original.st_nlink < 2 || stat_type(original) == FileType::Directory {
+            return Ok(None);
+        }
+        let number = NodeId(self.numbering.real(original).0);
+        self.writable()?.index.keep_link(number, copy)?;
+        Ok(Some(number))
+    }
+
+    /// The other names lead to the copy from now on, or never, if it was not published.
+    fn note_links(&self, tied: Option<NodeId>, original: &Stat, published: Result<()>) -> Result<()> {
+        if let Some(number) = tied {
+            let index = &self.writable()?.index;
+            match &published {
+                Ok(()) => index.set_copied_up(number, original),
+                Err(_) => index.discard_link(number)?,
+            }
+        }
+        published
+    }
+
+    /// The upper covers one more of the names of a lower file, if it has several.
+    pub(super) fn cover(&self, lower: &Stat) -> Result<()> {
+        if lower.st_nlink > 1 && stat_type(lower) != FileType::Directory {
+            let index = &self.writable()?.index;
+            index.cover(NodeId(self.numbering.real(lower).0), lower);
+        }
+        Ok(())
+    }
+
+    /// The node is in the upper from now on, and everybody follows it there.
+    pub(super) fn settle_in_upper(
+        &self,
+        node: &Node,
+        stat: &Stat,
+        linked: Option<NodeId>,
+        file: Option<Arc<OwnedFd>>,
+    ) {
+        let real = self.numbering.real(stat);
+        if let Some(upper) = &self.upper {
+            upper.index.set_origin(real, linked.unwrap_or(node.id));
+        }
+        self.table.move_to(node, real);
+        let body = match linked {
+            Some(number) => Body::Linked(number),
+            None if node.kind == FileType::Directory => {
+                let part = DirPart { branch: BranchIndex::UPPER, xattr_whiteouts: false };
+                Body::Dir([part].into())
+            }
+            None => Body::Leaf(BranchIndex::UPPER),
+        };
+        node.state().body = body;
+        self.files.replace(node.id, file.map(|fd| OpenFile { fd, writable: true }));
+    }
+
+    /// Makes a copy of anything but a directory in the workdir, under a name that the caller gives if it
+    /// has to have one.
+    pub(super) fn stage_leaf(
+        &self,
+        dir: &UpperDir,
+        name: Option<&std::ffi::OsStr>,
+        original: &Object,
+        data: Data,
+    ) -> Result<Copy> {
+        let staging = &self.writable()?.staging;
+        let stat = original.stat()?;
+        let named = || name.map_or_else(|| staging.fresh_name(), ToOwned::to_owned);
+        let (staged, file) = match stat_type(&stat) {
+            FileType::RegularFile => {
+                let (staged, file) = match name {
+                    Some(name) => staging.file_at(dir, name)?,
+                    None => staging.file()?,
+                };
+                if data == Data::Whole && stat.st_size > 0 {
+                    copy_data(original.open_read()?, &file, stat.st_size as u64)?;
+                }
+                (staged, Some(file))
+            }
+            FileType::Symlink => {
+                (staging.make_symlink(dir, named(), &original.read_link()?)?, None)
+            }
+            kind => (staging.make_node(dir, named(), kind, stat.st_rdev)?, None),
+        };
+        self.complete_copy(staged, original, file)
+    }
+
+    /// Lets a staged entry take on what its original has besides data.
+    pub(super) fn complete_copy(
+        &self,
+        staged: Staged,
+        original: &Object,
+        file: Option<Arc<OwnedFd>>,
+    ) -> Result<Copy> {
+        let stat = original.stat()?;
+        staged.object().take_on(original, &stat, self.ownership(), |key| !is_private_xattr(key))?;
+        Ok(Copy { staged, original: stat, file })
+    }
+}
+
+pub(super) fn entry_place(node: &Node) -> Option<(Arc<Node>, Name)> {
+    match &node.state().place {
+        Place::Entry(parent, name) => Some((Arc::clone(parent), name.clone())),
+        Place::Root | Place::Gone(..) => None,
+    }
+}

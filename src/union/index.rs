@@ -1,0 +1,362 @@
+//! Which `st_ino` does an inode on disk stand for, and which hard links of lowers were copied up?
+//!
+//! A file keeps its number when it is copied up, also over a remount, and two lower names of one file
+//! stay one file. The upper is an OCI layer and has no room for such notes, so the workdir keeps
+//! them:
+//!
+//! - `index`: a log of text lines, rewritten at each mount. `O UPPER NUMBER`: the upper's inode shows
+//!   that number. `L NUMBER REMAINING VERSION`: of the lower file, that many lower names are not covered by
+//!   the upper. `X UPPER`, `D NUMBER`: what was noted of it no longer holds.
+//! - `links/NUMBER`: one more hard link to the copy in the upper of a lower file with several names.
+//!
+//! Losing the log loses stable numbers and the ties between hard links. It never loses data.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+
+use parking_lot::Mutex;
+
+use super::inode_table::{NodeId, RealId};
+use crate::branch::{Stat, UpperDir, UpperObject};
+use crate::error::{Error, Result};
+use rustix::fs::Mode;
+
+/// Turns (filesystem, inode number) into one number.
+///
+/// The filesystem of the first branch keeps its inode numbers as they are; the others' get the
+/// filesystem's ordinal in the upper 16 bits. So where all branches are on one filesystem, users see the
+/// numbers of the disk.
+#[derive(Debug, Default)]
+pub struct Numbering {
+    filesystems: Mutex<Vec<u64>>,
+}
+
+const INODE_BITS: u32 = 48;
+
+impl Numbering {
+    /// The inode that a `stat` speaks of.
+    pub fn real(&self, stat: &Stat) -> RealId {
+        self.real_of(stat.st_dev, stat.st_ino)
+    }
+
+    /// The inode `ino` of the filesystem `dev`.
+    pub fn real_of(&self, dev: u64, ino: u64) -> RealId {
+        let mut filesystems = self.filesystems.lock();
+        let ordinal = filesystems.iter().position(|d| *d == dev).unwrap_or_else(|| {
+            filesystems.push(dev);
+            filesystems.len() - 1
+        });
+        // Inode numbers beyond 48 bits mix with the ordinals. If two inodes meet on one number, the
+        // inode table gives the second another.
+        RealId(ino ^ ((ordinal as u64) << INODE_BITS))
+    }
+}
+
+/// What is noted of a lower file with several names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkNote {
+    /// How many of its lower names the upper does not cover.
+    pub remaining: u32,
+    /// Whether there is a copy in the upper, and a link to it in `links`.
+    pub copied_up: bool,
+    version: Version,
+}
+
+/// Tells a lower inode from a later one of the same number: its time of last change, which nothing but a
+/// change offline can alter.
+type Version = (i64, u64);
+
+fn version(stat: &Stat) -> Version {
+    (stat.st_ctime as i64, stat.st_ctime_nsec as u64)
+}
+
+/// The notes of one upper.
+#[derive(Debug)]
+pub struct Index {
+    work: UpperDir,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    origins: HashMap<RealId, NodeId>,
+    links: HashMap<NodeId, LinkNote>,
+    /// Opened on the first note: a mount that copies nothing up leaves nothing in the workdir.
+    log: Option<File>,
+    links_dir: Option<UpperDir>,
+}
+
+const LOG: &str = "index";
+const LINKS: &str = "links";
+
+impl Index {
+    /// Reads the workdir's notes and drops those that no longer hold.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn open(work: UpperDir) -> Result<Self> {
+        let mut inner = Inner::default();
+        if let Some(stat) = work.stat(OsStr::new(LOG))? {
+            let mut text = String::new();
+            let log = File::from(work.at(OsStr::new(LOG)).open_read()?);
+            log.take(stat.st_size as u64).read_to_string(&mut text).map_err(io_error("read"))?;
+            text.lines().for_each(|line| inner.replay(line));
+        }
+        if work.stat(OsStr::new(LINKS))?.is_some() {
+            let dir = work.open_upper_dir(OsStr::new(LINKS))?;
+            for entry in dir.list()? {
+                let note = parse_link_name(&entry.name).and_then(|id| inner.links.get_mut(&id));
+                match note {
+                    Some(note) => note.copied_up = true,
+                    // A crash came between the link and its note: nobody has seen it.
+                    None => dir.unlink(&entry.name)?,
+                }
+            }
+            inner.links_dir = Some(dir);
+        }
+        let index = Self { work, inner: Mutex::new(inner) };
+        index.compact()?;
+        Ok(index)
+    }
+
+    /// Writes the log anew without what was overtaken, or removes it if nothing is left.
+    fn compact(&self) -> Result<()> {
+        let inner = &mut *self.inner.lock();
+        inner.log = None;
+        let mut text = String::new();
+        for (upper, number) in &inner.origins {
+            origin_line(&mut text, *upper, *number);
+        }
+        for (number, note) in &inner.links {
+            link_line(&mut text, *number, note);
+        }
+        let (log, fresh) = (OsStr::new(LOG), OsStr::new("index.new"));
+        self.work.remove_marker(fresh)?;
+        if text.is_empty() {
+            return self.work.remove_marker(log);
+        }
+        let mut file = File::from(self.work.create(fresh, Mode::RUSR | Mode::WUSR)?);
+        file.write_all(text.as_bytes()).map_err(io_error("write"))?;
+        self.work.rename(fresh, &self.work, log)
+    }
+
+    /// The clean end: `links` is removed if it is empty, and the log if it says nothing.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn close(&self) -> Result<()> {
+        self.compact()?;
+        let mut inner = self.inner.lock();
+        if let Some(dir) = inner.links_dir.take()
+            && dir.list()?.is_empty()
+        {
+            self.work.remove_dir(OsStr::new(LINKS))?;
+        }
+        Ok(())
+    }
+
+    /// The number that an inode of the upper shows, if it is not its own.
+    #[must_use]
+    pub fn origin(&self, upper: RealId) -> Option<NodeId> {
+        self.inner.lock().origins.get(&upper).copied()
+    }
+
+    /// Notes that an inode of the upper shows that number.
+    pub fn set_origin(&self, upper: RealId, number: NodeId) {
+        let mut line = String::new();
+        origin_line(&mut line, upper, number);
+        let inner = &mut *self.inner.lock();
+        inner.origins.insert(upper, number);
+        self.append(inner, &line);
+    }
+
+    /// Drops the note of an inode of the upper that is no more.
+    pub fn drop_origin(&self, upper: RealId) {
+        let inner = &mut *self.inner.lock();
+        if inner.origins.remove(&upper).is_some() {
+            self.append(inner, &format!("X {}\n", upper.0 as i64));
+        }
+    }
+
+    /// What is noted of a lower file by its number; `stat` is its own on the lower.
+    #[must_use]
+    pub fn note(&self, number: NodeId, stat: &Stat) -> Option<LinkNote> {
+        self.inner.lock().links.get(&number).copied().filter(|note| note.version == version(stat))
+    }
+
+    /// What is noted of a file that was copied up.
+    #[must_use]
+    pub fn copied_up(&self, number: NodeId) -> Option<LinkNote> {
+        self.inner.lock().links.get(&number).copied().filter(|note| note.copied_up)
+    }
+
+    /// Notes that the upper covers one more of the lower names of a file with several.
+    pub fn cover(&self, number: NodeId, stat: &Stat) {
+        let fresh =
+            LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
+        let mut note = self.note(number, stat).unwrap_or(fresh);
+        note.remaining = note.remaining.saturating_sub(1);
+        self.set_note(number, note);
+    }
+
+    /// Notes that a file with several lower names has a copy in the upper, which [`Self::keep_link`] kept.
+    pub fn set_copied_up(&self, number: NodeId, stat: &Stat) {
+        let fresh =
+            LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
+        let note = self.note(number, stat).unwrap_or(fresh);
+        self.set_note(number, LinkNote { copied_up: true, ..note });
+    }
+
+    fn set_note(&self, number: NodeId, note: LinkNote) {
+        let mut line = String::new();
+        link_line(&mut line, number, &note);
+        let inner = &mut *self.inner.lock();
+        inner.links.insert(number, note);
+        self.append(inner, &line);
+    }
+
+    /// Puts a hard link to the copy of a lower file into `links`.
+    ///
+    /// # Errors
+    /// Those of linkat(2).
+    pub fn keep_link(&self, number: NodeId, copy: &UpperObject) -> Result<()> {
+        let dir = self.links_dir()?;
+        let name = link_name(number);
+        dir.remove_marker(&name)?;
+        dir.link(copy, &name)
+    }
+
+    /// The copy of a lower file with several names.
+    ///
+    /// # Errors
+    /// Those of opening `links`.
+    pub fn link(&self, number: NodeId) -> Result<UpperObject> {
+        Ok(self.links_dir()?.upper_at(&link_name(number)))
+    }
+
+    /// Removes the link to a copy that was not published after all.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn discard_link(&self, number: NodeId) -> Result<()> {
+        self.links_dir()?.remove_marker(&link_name(number))
+    }
+
+    /// Removes the link to a copy that has no name left, in the lowers or in the upper.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn drop_link(&self, number: NodeId) -> Result<()> {
+        self.discard_link(number)?;
+        let inner = &mut *self.inner.lock();
+        if inner.links.remove(&number).is_some() {
+            self.append(inner, &format!("D {}\n", number.0 as i64));
+        }
+        Ok(())
+    }
+
+    fn links_dir(&self) -> Result<UpperDir> {
+        let mut inner = self.inner.lock();
+        if let Some(dir) = &inner.links_dir {
+            return Ok(dir.clone());
+        }
+        let name = OsStr::new(LINKS);
+        if self.work.stat(name)?.is_none() {
+            self.work.make_dir(name, Mode::RWXU)?;
+        }
+        let dir = self.work.open_upper_dir(name)?;
+        inner.links_dir = Some(dir.clone());
+        Ok(dir)
+    }
+
+    fn append(&self, inner: &mut Inner, line: &str) {
+        if let Err(e) = self.try_append(inner, line) {
+            // The operation itself is done. What is lost is a number or a tie after the next mount.
+            log::warn!("the workdir's index misses a note: {e}");
+        }
+    }
+
+    fn try_append(&self, inner: &mut Inner, line: &str) -> Result<()> {
+        let log = match &mut inner.log {
+            Some(log) => log,
+            None => {
+                let name = OsStr::new(LOG);
+                let fd: OwnedFd = match self.work.stat(name)? {
+                    Some(_) => self.work.upper_at(name).open_write()?,
+                    None => self.work.create(name, Mode::RUSR | Mode::WUSR)?,
+                };
+                rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0))
+                    .map_err(|errno| Error::Sys { call: "lseek", errno })?;
+                inner.log.insert(File::from(fd))
+            }
+        };
+        log.write_all(line.as_bytes()).map_err(io_error("write"))
+    }
+}
+
+impl Inner {
+    /// Takes one line of the log. A line that a crash cut short is none.
+    fn replay(&mut self, line: &str) {
+        let mut words = line.split(' ');
+        let kind = words.next();
+        let numbers: Option<Vec<i64>> = words.map(|word| word.parse().ok()).collect();
+        match (kind, numbers.as_deref()) {
+            (Some("O"), Some(&[upper, number])) => {
+                self.origins.insert(RealId(upper as u64), NodeId(number as u64));
+            }
+            (Some("X"), Some(&[upper])) => {
+                self.origins.remove(&RealId(upper as u64));
+            }
+            (Some("L"), Some(&[number, remaining, seconds, nanoseconds])) => {
+                let note = LinkNote {
+                    remaining: u32::try_from(remaining).unwrap_or(0),
+                    copied_up: false,
+                    version: (seconds, nanoseconds as u64),
+                };
+                self.links.insert(NodeId(number as u64), note);
+            }
+            (Some("D"), Some(&[number])) => {
+                self.links.remove(&NodeId(number as u64));
+            }
+            _ => log::debug!("not a line of an index: {line}"),
+        }
+    }
+}
+
+fn origin_line(text: &mut String, upper: RealId, number: NodeId) {
+    // Writing to a String cannot fail.
+    writeln!(text, "O {} {}", upper.0 as i64, number.0 as i64).unwrap_or_default();
+}
+
+fn link_line(text: &mut String, number: NodeId, note: &LinkNote) {
+    let (seconds, nanoseconds) = note.version;
+    writeln!(text, "L {} {} {seconds} {nanoseconds}", number.0 as i64, note.remaining)
+        .unwrap_or_default();
+}
+
+fn link_name(number: NodeId) -> OsString {
+    format!("{:x}", number.0).into()
+}
+
+fn parse_link_name(name: &OsStr) -> Option<NodeId> {
+    u64::from_str_radix(name.to_str()?, 16).ok().map(NodeId)
+}
+
+fn io_error(call: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |e| {
+        let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO);
+        Error::Sys { call, errno }
+    }
+}
+
+/// The nlink that users see of a file whose copy has `upper_links` links on disk, one of them in `links`.
+#[must_use]
+pub fn shown_links(note: &LinkNote, upper_links: u64) -> u32 {
+    let in_upper = if note.copied_up { upper_links.saturating_sub(1) } else { 0 };
+    note.remaining.saturating_add(u32::try_from(in_upper).unwrap_or(u32::MAX))
+}
+

@@ -1,0 +1,385 @@
+//! Which inode does the kernel mean by a number, and how long do we remember it?
+//!
+//! The kernel knows an inode by its [`NodeId`], which is also the `st_ino` that users see. The table
+//! maps it to a [`Node`] for as long as the kernel's lookup count says, and never gives the number to
+//! another inode in that time. A node is addressed by (parent, name): there are no path strings, so depth
+//! has no limit and a directory rename touches one node.
+//!
+//! The table's lock is never held across a system call.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::fs::FileType;
+
+use crate::error::{Error, Result};
+use crate::rules::BranchIndex;
+use crate::rules::name::Name;
+
+/// The number of an inode of the union, stable across copy-up and rename.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The root directory, by definition of the protocol.
+    pub const ROOT: Self = Self(1);
+}
+
+/// An inode on a branch, by filesystem and inode number: see [`super::index::Numbering`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RealId(pub u64);
+
+/// An inode of the union.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Its type, which never changes.
+    pub kind: FileType,
+    held: Mutex<bool>,
+    let_go: Condvar,
+    state: Mutex<NodeState>,
+}
+
+/// The right to change a node, see [`Node::hold`]. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Held(Arc<Node>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        *self.0.held.lock() = false;
+        self.0.let_go.notify_one();
+    }
+}
+
+/// What may change about a node.
+#[derive(Clone, Debug)]
+pub struct NodeState {
+    /// Where it is in the union; the last of its names that was looked up, if it has several.
+    pub place: Place,
+    /// Where its attributes and data are.
+    pub body: Body,
+    /// The inode that stands for it on disk.
+    pub real: RealId,
+}
+
+/// A position in the union.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// The mount's root.
+    Root,
+    /// The entry `name` of a directory.
+    Entry(Arc<Node>, Name),
+    /// No position any more: unlinked but not forgotten. A lower object is where it always was, so what
+    /// was its position still leads to it.
+    Gone(Arc<Node>, Name),
+}
+
+/// Where a node's attributes and data are.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// A directory: its branches from the top down, at least one.
+    Dir(Arc<[DirPart]>),
+    /// Under the node's position, in this branch.
+    Leaf(BranchIndex),
+    /// In the upper, found by the index of the workdir under this number whatever its names are: a
+    /// lower file with several hard links that was copied up.
+    Linked(NodeId),
+}
+
+impl Body {
+    /// Whether attributes and data are in the upper already.
+    #[must_use]
+    pub fn is_in_upper(&self) -> bool {
+        match self {
+            Self::Dir(parts) => parts[0].branch.is_upper(),
+            Self::Leaf(branch) => branch.is_upper(),
+            Self::Linked(_) => true,
+        }
+    }
+}
+
+/// One branch's part of a merged directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirPart {
+    /// The branch.
+    pub branch: BranchIndex,
+    /// Whether empty files in it may be whiteouts by their attributes (`overlay.opaque=x`).
+    pub xattr_whiteouts: bool,
+}
+
+impl Node {
+    /// A node that the table does not hold.
+    #[must_use]
+    pub fn detached(id: NodeId, kind: FileType, state: NodeState) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            kind,
+            held: Mutex::new(false),
+            let_go: Condvar::new(),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Waits for the right to change the node. Of a directory: to change, list or look up its names. Of
+    /// anything else: to copy it up.
+    ///
+    /// Whoever holds a file may wait for a directory, never the other way round. Whoever holds a
+    /// directory may wait for another only under the union's rename lock.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Held {
+        let mut held = self.held.lock();
+        while *held {
+            self.let_go.wait(&mut held);
+        }
+        *held = true;
+        Held(Arc::clone(self))
+    }
+
+    /// The node's state, locked for a moment: never across a system call.
+    pub fn state(&self) -> MutexGuard<'_, NodeState> {
+        self.state.lock()
+    }
+
+    /// The branches of a directory.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with ENOTDIR for anything else.
+    pub fn parts(&self) -> Result<Arc<[DirPart]>> {
+        match &self.state.lock().body {
+            Body::Dir(parts) => Ok(Arc::clone(parts)),
+            _ => Err(crate::rules::plan::Refusal::NotADirectory.into()),
+        }
+    }
+
+    /// Whether attributes and data are in the upper already.
+    #[must_use]
+    pub fn is_in_upper(&self) -> bool {
+        self.state.lock().body.is_in_upper()
+    }
+
+    /// Whether the node has lost its last position.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self.state.lock().place, Place::Gone(..))
+    }
+}
+
+/// All nodes that the kernel knows.
+#[derive(Debug, Default)]
+pub struct InodeTable {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    slots: HashMap<NodeId, Slot>,
+    /// Inodes whose own number was taken when they came.
+    aliases: HashMap<RealId, NodeId>,
+    aliases_given: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    node: Arc<Node>,
+    lookups: u64,
+}
+
+/// Aliases count down from here: no filesystem hands out inode numbers of that size.
+const FIRST_ALIAS: u64 = i64::MAX as u64;
+
+/// What to do when an inode's number belongs to another inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NumberTaken {
+    /// Say so: the inode may be the same, and have been copied up since it was looked at.
+    Report,
+    /// Give it another number: it has been looked at again.
+    GiveAlias,
+}
+
+/// Whether a node that is handed out is also handed to the kernel, which will forget it some day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handed {
+    /// It is: one more lookup is counted.
+    ToKernel,
+    /// It is not: a node that the kernel does not know is not remembered either.
+    ToUs,
+}
+
+impl InodeTable {
+    /// Puts the root in.
+    pub fn insert_root(&self, root: Arc<Node>) {
+        self.inner.lock().slots.insert(root.id, Slot { node: root, lookups: 1 });
+    }
+
+    /// The node that the kernel means.
+    ///
+    /// # Errors
+    /// [`Error::UnknownNode`].
+    pub fn get(&self, id: NodeId) -> Result<Arc<Node>> {
+        self.find(id).ok_or(Error::UnknownNode(id.0))
+    }
+
+    /// The node of that number, if the kernel knows it.
+    #[must_use]
+    pub fn find(&self, id: NodeId) -> Option<Arc<Node>> {
+        self.inner.lock().slots.get(&id).map(|slot| Arc::clone(&slot.node))
+    }
+
+    /// The node of the inode `state.real`: the one that is known, or a new one under its number, or under
+    /// another if that one is taken. A known one gets the position that it was just found under.
+    pub fn intern(
+        &self,
+        number: NodeId,
+        kind: FileType,
+        state: NodeState,
+        handed: Handed,
+        taken: NumberTaken,
+    ) -> Option<Arc<Node>> {
+        let inner = &mut *self.inner.lock();
+        let real = state.real;
+        let id = match inner.aliases.get(&real) {
+            Some(alias) => *alias,
+            None => match inner.slots.get(&number) {
+                Some(slot) if slot.node.kind != kind || slot.node.state().real != real => {
+                    if taken == NumberTaken::Report {
+                        return None;
+                    }
+                    let alias = NodeId(FIRST_ALIAS - inner.aliases_given);
+                    if handed == Handed::ToKernel {
+                        inner.aliases_given += 1;
+                        inner.aliases.insert(real, alias);
+                    }
+                    alias
+                }
+                _ => number,
+            },
+        };
+        if let Some(slot) = inner.slots.get_mut(&id) {
+            slot.lookups += u64::from(handed == Handed::ToKernel);
+            let mut known = slot.node.state();
+            known.place = state.place;
+            if matches!(state.body, Body::Linked(_)) {
+                known.body = state.body;
+            }
+            drop(known);
+            return Some(Arc::clone(&slot.node));
+        }
+        let node = Node::detached(id, kind, state);
+        if handed == Handed::ToKernel {
+            inner.slots.insert(id, Slot { node: Arc::clone(&node), lookups: 1 });
+        }
+        Some(node)
+    }
+
+    /// The number under which an inode is known, or would be if it were looked up.
+    #[must_use]
+    pub fn number(&self, real: RealId, number: NodeId) -> NodeId {
+        self.inner.lock().aliases.get(&real).copied().unwrap_or(number)
+    }
+
+    /// Takes back `lookups` of a node. Returns it if that was the last, and it is forgotten.
+    pub fn forget(&self, id: NodeId, lookups: u64) -> Option<Arc<Node>> {
+        let inner = &mut *self.inner.lock();
+        let slot = inner.slots.get_mut(&id)?;
+        slot.lookups = slot.lookups.saturating_sub(lookups);
+        if slot.lookups > 0 || id == NodeId::ROOT {
+            return None;
+        }
+        let node = inner.slots.remove(&id)?.node;
+        let real = node.state().real;
+        if inner.aliases.get(&real) == Some(&id) {
+            inner.aliases.remove(&real);
+        }
+        Some(node)
+    }
+
+    /// Records that a node's inode on disk is another one from now on: it was copied up.
+    pub fn move_to(&self, node: &Node, real: RealId) {
+        let inner = &mut *self.inner.lock();
+        let old = std::mem::replace(&mut node.state().real, real);
+        if inner.aliases.get(&old) == Some(&node.id) {
+            inner.aliases.remove(&old);
+            inner.aliases.insert(real, node.id);
+        }
+    }
+
+    /// How many nodes the kernel knows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.lock().slots.len()
+    }
+
+    /// Whether the kernel knows none, not even the root.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(real: u64) -> NodeState {
+        NodeState { place: Place::Root, body: Body::Leaf(BranchIndex(1)), real: RealId(real) }
+    }
+
+    fn intern(table: &InodeTable, number: u64, real: u64) -> Arc<Node> {
+        let kind = FileType::RegularFile;
+        table
+            .intern(NodeId(number), kind, state(real), Handed::ToKernel, NumberTaken::GiveAlias)
+            .unwrap()
+    }
+
+    #[test]
+    fn one_inode_is_one_node_until_it_is_forgotten() {
+        let table = InodeTable::default();
+        let first = intern(&table, 7, 7);
+        let again = intern(&table, 7, 7);
+        assert!(Arc::ptr_eq(&first, &again));
+        assert!(table.forget(NodeId(7), 1).is_none());
+        assert!(table.forget(NodeId(7), 1).is_some());
+        assert!(table.get(NodeId(7)).is_err());
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_number_in_use_is_not_given_to_another_inode() {
+        let table = InodeTable::default();
+        let first = intern(&table, 7, 7);
+        let kind = FileType::RegularFile;
+        let report =
+            table.intern(NodeId(7), kind, state(8), Handed::ToKernel, NumberTaken::Report);
+        assert!(report.is_none());
+        let other = intern(&table, 7, 8);
+        assert_ne!(first.id, other.id);
+        assert!(Arc::ptr_eq(&other, &intern(&table, 7, 8)), "an alias is kept");
+        assert_eq!(table.number(RealId(8), NodeId(7)), other.id);
+        table.forget(other.id, 2);
+        table.forget(first.id, 1);
+        assert_eq!(intern(&table, 7, 8).id, NodeId(7), "a free number is used again");
+    }
+
+    #[test]
+    fn a_copied_up_inode_keeps_its_number() {
+        let table = InodeTable::default();
+        let node = intern(&table, 7, 7);
+        table.move_to(&node, RealId(99));
+        assert!(Arc::ptr_eq(&node, &intern(&table, 7, 99)));
+        let alias = intern(&table, 7, 8);
+        table.move_to(&alias, RealId(100));
+        assert!(Arc::ptr_eq(&alias, &intern(&table, 7, 100)));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_know_is_not_remembered() {
+        let table = InodeTable::default();
+        let kind = FileType::RegularFile;
+        let node =
+            table.intern(NodeId(7), kind, state(7), Handed::ToUs, NumberTaken::GiveAlias);
+        assert_eq!(node.unwrap().id, NodeId(7));
+        assert!(table.is_empty());
+    }
+}

@@ -1,0 +1,186 @@
+//! read, write, fsync, fallocate, lseek, copy_file_range: what happens to a file's data?
+//!
+//! There are no open files on our side: the kernel sends every request by node, whoever opened it and when,
+//! and a node has one open file at a time. So a copy-up happens on the first write and never on an open,
+//! and every reader, writer and mapping follows it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{self, FallocateFlags, FileType, SeekFrom};
+use rustix::io::{self, Errno};
+
+use super::Union;
+use super::caches::OpenFile;
+use super::copy_up::Data;
+use super::inode_table::{Node, NodeId};
+use crate::branch::{FileCapabilities, set_file_capabilities};
+use crate::error::{Error, Result};
+use crate::rules::plan::Refusal;
+
+/// How many bytes a write or a copy took.
+pub type Written = usize;
+
+impl Union {
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let file = self.reader(&self.table.get(id)?)?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match io::pread(&file, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::Sys { call: "pread", errno }),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes all of `data`, to the upper.
+    ///
+    /// # Errors
+    /// Those of the copy-up, if it takes one, and of pwrite(2).
+    pub fn write(
+        &self,
+        id: NodeId,
+        offset: u64,
+        data: &[u8],
+        capabilities: FileCapabilities,
+    ) -> Result<Written> {
+        let file = self.writer(&self.table.get(id)?)?;
+        set_file_capabilities(capabilities)?;
+        let mut done = 0;
+        while done < data.len() {
+            match io::pwrite(&file, &data[done..], offset + done as u64) {
+                Ok(written) => done += written,
+                Err(Errno::INTR) => {}
+                // What is written is written: the caller is told how much.
+                Err(_) if done > 0 => break,
+                Err(errno) => return Err(Error::Sys { call: "pwrite", errno }),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Waits until the file is on disk: with its name, if it was copied up.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn fsync(&self, id: NodeId, data_only: bool) -> Result<()> {
+        let node = self.table.get(id)?;
+        if self.options.volatile || !node.is_in_upper() {
+            return Ok(());
+        }
+        let file = self.reader(&node)?;
+        let (result, call) = if data_only {
+            (fs::fdatasync(&file), "fdatasync")
+        } else {
+            (fs::fsync(&file), "fsync")
+        };
+        result.map_err(|errno| Error::Sys { call, errno })
+    }
+
+    /// Waits until the directory's entries are on disk.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn fsync_dir(&self, id: NodeId) -> Result<()> {
+        let node = self.table.get(id)?;
+        if self.options.volatile || !node.is_in_upper() || node.is_gone() {
+            return Ok(());
+        }
+        self.upper_dir(&node)?.sync()
+    }
+
+    /// Allocates, punches or zeroes a range, in the modes that the upper's filesystem has.
+    ///
+    /// # Errors
+    /// Those of fallocate(2).
+    pub fn fallocate(
+        &self,
+        id: NodeId,
+        offset: u64,
+        length: u64,
+        mode: u32,
+        capabilities: FileCapabilities,
+    ) -> Result<()> {
+        let mode = FallocateFlags::from_bits(mode).ok_or(Error::NotSupported)?;
+        let file = self.writer(&self.table.get(id)?)?;
+        set_file_capabilities(capabilities)?;
+        fs::fallocate(&file, mode, offset, length)
+            .map_err(|errno| Error::Sys { call: "fallocate", errno })
+    }
+
+    /// The next data, or the next hole, at or after an offset.
+    ///
+    /// # Errors
+    /// Those of lseek(2): ENXIO beyond the end.
+    pub fn seek(&self, id: NodeId, to: SeekFrom) -> Result<u64> {
+        let file = self.reader(&self.table.get(id)?)?;
+        fs::seek(&file, to).map_err(|errno| Error::Sys { call: "lseek", errno })
+    }
+
+    /// Copies a range from one file to another, within the kernel if the disk can.
+    ///
+    /// # Errors
+    /// Those of copy_file_range(2); EOPNOTSUPP tells the kernel to copy by reading and writing.
+    pub fn copy_range(
+        &self,
+        from: (NodeId, u64),
+        to: (NodeId, u64),
+        length: usize,
+        capabilities: FileCapabilities,
+    ) -> Result<Written> {
+        // The source is opened last: it may be the file that the writer has just brought up.
+        let out = self.writer(&self.table.get(to.0)?)?;
+        let source = self.reader(&self.table.get(from.0)?)?;
+        set_file_capabilities(capabilities)?;
+        let (mut read_at, mut write_at) = (from.1, to.1);
+        match fs::copy_file_range(&source, Some(&mut read_at), &out, Some(&mut write_at), length) {
+            Ok(copied) => Ok(copied),
+            Err(Errno::XDEV) => Err(Error::NotSupported),
+            Err(errno) => Err(Error::Sys { call: "copy_file_range", errno }),
+        }
+    }
+
+    /// The node's file, open for reading at least.
+    fn reader(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        if let Some(open) = self.files.get(node.id) {
+            return Ok(open.fd);
+        }
+        refuse_non_file(node)?;
+        let was_in_upper = node.is_in_upper();
+        let fd = Arc::new(self.with_object(node, |object| object.open_read())?);
+        let file = OpenFile { fd: Arc::clone(&fd), writable: false };
+        self.files.put_if(node.id, file, || node.is_in_upper() == was_in_upper);
+        Ok(fd)
+    }
+
+    /// The node's file in the upper, open for writing; copied up if it was not there.
+    fn writer(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        if let Some(OpenFile { fd, writable: true }) = self.files.get(node.id) {
+            return Ok(fd);
+        }
+        refuse_non_file(node)?;
+        self.bring_up(node, Data::Whole)?;
+        if let Some(OpenFile { fd, writable: true }) = self.files.get(node.id) {
+            return Ok(fd);
+        }
+        let fd = self.with_upper_object(node, |object| object.open_write())?;
+        let fd = Arc::new(fd.ok_or(Error::Invalid)?);
+        self.files.replace(node.id, Some(OpenFile { fd: Arc::clone(&fd), writable: true }));
+        Ok(fd)
+    }
+}
+
+fn refuse_non_file(node: &Node) -> Result<()> {
+    match node.kind {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(Refusal::IsADirectory.into()),
+        _ => Err(Error::Invalid),
+    }
+}

@@ -1,0 +1,202 @@
+//! The meeting point: every branch is asked, the rules decide, the upper is changed.
+//!
+//! One file an operation, and beneath them what they share: [`probe`](self) asks the branches,
+//! `mutate` runs a plan, `copy_up` brings entries into the upper, `objects` finds the inode behind a
+//! node. Each operation is a method of [`Union`].
+//!
+//! # Locks, in the order in which they are taken
+//!
+//! 1. `rename`: whoever changes names in two directories, or completes a directory.
+//! 2. A file's own ([`Node::hold`](inode_table::Node::hold)): one copy-up at a time of one file, however long.
+//! 3. A directory's own: to look up, list or change names in it. Never held while data is copied, but
+//!    by a directory rename, and then only within that directory.
+//! 4. The short ones: a node's state, the caches, the inode table. Never held across a system call.
+//!
+//! A directory's descriptor is fetched before its lock is taken: opening it may need its parent's.
+
+pub mod attr;
+mod caches;
+mod complete;
+mod copy_up;
+mod create;
+pub mod index;
+pub mod inode_table;
+mod io;
+mod lookup;
+mod mutate;
+mod objects;
+mod probe;
+mod readdir;
+mod remove;
+mod rename;
+mod xattr;
+
+pub use attr::{Attr, Changes, SetTime};
+pub use create::NewNode;
+pub use inode_table::NodeId;
+pub use io::Written;
+pub use lookup::Looked;
+pub use readdir::{DirItem, PlusItem};
+pub use rename::RenameMode;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{FileType, StatVfs};
+
+use crate::branch::{BranchRoots, Dir, Ownership, Staging, UpperDir};
+use crate::error::{Error, Result};
+use crate::rules::BranchIndex;
+use caches::{DirCache, FileCache, ListingCache};
+use index::{Index, Numbering};
+use inode_table::{Body, DirPart, InodeTable, Node, NodeState, Place, RealId};
+
+/// How a union behaves, beyond its branches.
+#[derive(Debug, Clone, Default)]
+pub struct UnionOptions {
+    /// Skip every sync: a crash of the machine may lose or empty files that were copied up.
+    pub volatile: bool,
+    /// The upper was written by overlayfs: a character device 0:0 in it is a whiteout.
+    pub overlay_upper: bool,
+    /// All files are shown as owned by one user or group, so copies need not keep their owners.
+    pub squashed: bool,
+}
+
+/// A union of branches. All operations may be called from any thread.
+#[derive(Debug)]
+pub struct Union {
+    lowers: Vec<Dir>,
+    upper: Option<Upper>,
+    options: UnionOptions,
+    numbering: Numbering,
+    table: InodeTable,
+    dirs: DirCache,
+    files: FileCache,
+    listings: ListingCache,
+    rename: Mutex<()>,
+    /// One `PATH=rw` or `PATH=ro` line a branch, topmost first.
+    labels: String,
+}
+
+/// The writable branch, and what the workdir holds for it.
+#[derive(Debug)]
+struct Upper {
+    root: UpperDir,
+    work: UpperDir,
+    staging: Staging,
+    index: Index,
+}
+
+impl Union {
+    /// Takes the branches over.
+    ///
+    /// # Errors
+    /// What the disk says of a branch's root or of the workdir.
+    pub fn open(branches: BranchRoots, options: UnionOptions) -> Result<Self> {
+        let mut labels = String::new();
+        let mut label = |root: &crate::branch::BranchRoot, access| {
+            // Writing to a String cannot fail.
+            writeln!(labels, "{}={access}", root.path.display()).unwrap_or_default();
+        };
+        let numbering = Numbering::default();
+        let upper = match branches.upper {
+            None => None,
+            Some(roots) => {
+                label(&roots.upper, "rw");
+                let root = UpperDir::root(roots.upper.fd);
+                numbering.real(&root.stat_self()?);
+                let work = UpperDir::root(roots.work.fd);
+                let staging = Staging::open(&work)?;
+                let index = Index::open(work.clone())?;
+                Some(Upper { root, work, staging, index })
+            }
+        };
+        let mut lowers = Vec::with_capacity(branches.lowers.len());
+        for root in branches.lowers {
+            label(&root, "ro");
+            let dir = Dir::new(root.fd);
+            numbering.real(&dir.stat_self()?);
+            lowers.push(dir);
+        }
+        let union = Self {
+            lowers,
+            upper,
+            options,
+            numbering,
+            table: InodeTable::default(),
+            dirs: DirCache::new(),
+            files: FileCache::new(),
+            listings: ListingCache::new(),
+            rename: Mutex::new(()),
+            labels,
+        };
+        let parts = union.root_parts()?;
+        let state = NodeState { place: Place::Root, body: Body::Dir(parts), real: RealId(u64::MAX) };
+        union.table.insert_root(Node::detached(NodeId::ROOT, FileType::Directory, state));
+        Ok(union)
+    }
+
+    /// An opaque marker in a branch's own root hides everything below it.
+    fn root_parts(&self) -> Result<Arc<[DirPart]>> {
+        let upper = self.upper.as_ref().map(|upper| (BranchIndex::UPPER, &*upper.root));
+        let lowers = (1..).map(BranchIndex).zip(&self.lowers);
+        let mut parts = Vec::new();
+        for (branch, dir) in upper.into_iter().chain(lowers) {
+            let markers = self.dir_markers(dir)?;
+            parts.push(DirPart { branch, xattr_whiteouts: markers.xattr_whiteouts });
+            if markers.opaque {
+                break;
+            }
+        }
+        if parts.is_empty() {
+            return Err(Error::Invalid);
+        }
+        Ok(parts.into())
+    }
+
+    /// The clean end of a mount: what the workdir need not keep is removed.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn close(&self) -> Result<()> {
+        self.files.clear();
+        match &self.upper {
+            None => Ok(()),
+            Some(upper) => {
+                upper.staging.close(&upper.work)?;
+                upper.index.close()
+            }
+        }
+    }
+
+    /// The state of the filesystem that new data goes to: the upper's, else the topmost lower's.
+    ///
+    /// # Errors
+    /// Those of fstatvfs(3).
+    pub fn stat_fs(&self) -> Result<StatVfs> {
+        match &self.upper {
+            Some(upper) => upper.root.stat_fs(),
+            None => self.lowers[0].stat_fs(),
+        }
+    }
+
+    /// The kernel drops `lookups` references to a node.
+    pub fn forget(&self, id: NodeId, lookups: u64) {
+        if let Some(node) = self.table.forget(id, lookups) {
+            self.files.forget(id);
+            self.listings.forget(id);
+            if let Ok(parts) = node.parts() {
+                self.dirs.forget(id, &parts);
+            }
+        }
+    }
+
+    fn writable(&self) -> Result<&Upper> {
+        self.upper.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    fn ownership(&self) -> Ownership {
+        if self.options.squashed { Ownership::Ours } else { Ownership::AsOriginal }
+    }
+}

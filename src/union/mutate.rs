@@ -1,0 +1,381 @@
+//! How is a name changed?
+//!
+//! The same way for every operation: hold the directories, ask the branches, let the rules plan, do the
+//! steps. A plan that begins with a copy-up has that done first, with nothing held, and is then made anew:
+//! copying may take long, and the facts may be others when it is done.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::Union;
+use super::copy_up::Data;
+use super::inode_table::{Body, Handed, Held, Node, Place};
+use super::probe::{OpenPart, Seen};
+use crate::branch::{Stat, UpperDir};
+use crate::error::{Error, Result};
+use crate::rules::merge::Merge;
+use crate::rules::name::{MarkerName, Name, Spelling};
+use crate::rules::plan::{At, Content, Plan, Refusal, Side, Step};
+use crate::rules::resolve::EntryStack;
+
+/// A name in a directory.
+#[derive(Clone, Debug)]
+pub(super) struct Spot {
+    pub(super) dir: Arc<Node>,
+    pub(super) name: Name,
+}
+
+/// One name of an operation while its directory is held: nothing of this can change.
+pub(super) struct Scene {
+    pub(super) spot: Spot,
+    pub(super) parts: Vec<OpenPart>,
+    pub(super) seen: Seen,
+    stack: EntryStack,
+    /// The directory in the upper, if it is there.
+    upper: Option<UpperDir>,
+}
+
+/// Everything that an operation is about, held.
+pub(super) struct Stage<'a> {
+    pub(super) source: Option<Scene>,
+    pub(super) target: Scene,
+    _held: (Held, Option<Held>),
+    _rename: Option<MutexGuard<'a, ()>>,
+}
+
+/// What is done at the time of a plan's steps.
+pub(super) struct Acts<'a> {
+    /// Before the first step.
+    pub(super) before: &'a dyn Fn(&Stage<'_>) -> Result<()>,
+    /// For [`Step::Create`].
+    pub(super) create: &'a dyn Fn(&UpperDir, &OsStr) -> Result<()>,
+}
+
+impl Acts<'_> {
+    /// Nothing is done but what the plan says.
+    pub(super) const NONE: Acts<'static> =
+        Acts { before: &|_| Ok(()), create: &|_, _| Err(Error::Invalid) };
+}
+
+impl Scene {
+    pub(super) fn at(&self) -> At<'_> {
+        At { name: &self.spot.name, stack: &self.stack }
+    }
+
+    fn upper(&self) -> Result<&UpperDir> {
+        self.upper.as_ref().ok_or(Error::ReadOnly)
+    }
+}
+
+impl Union {
+    /// A name that a mutation may be about.
+    ///
+    /// # Errors
+    /// EINVAL for a name that begins with `.wh.`, EROFS without an upper.
+    pub(super) fn spot(&self, dir: super::NodeId, name: &OsStr) -> Result<Spot> {
+        self.writable()?;
+        Ok(Spot { dir: self.table.get(dir)?, name: Name::new(name)? })
+    }
+
+    /// Plans by `decide`, and does it. The names are still held when this returns, so that the table can
+    /// be brought in line.
+    pub(super) fn perform(
+        &self,
+        source: Option<&Spot>,
+        target: &Spot,
+        decide: impl Fn(&Stage<'_>) -> Result<Plan>,
+        acts: &Acts<'_>,
+    ) -> Result<Stage<'_>> {
+        loop {
+            let stage = self.set_stage(source, target)?;
+            let plan = decide(&stage)?;
+            let first = plan.steps().first().copied();
+            if let Some(step @ (Step::CopyUp(side) | Step::Complete(side))) = first {
+                drop(stage);
+                let spot = if side == Side::Source { source.unwrap_or(target) } else { target };
+                self.prepare(step, spot)?;
+                continue;
+            }
+            let in_upper = stage.target.upper.is_some()
+                && stage.source.as_ref().is_none_or(|source| source.upper.is_some());
+            if !in_upper && !plan.steps().is_empty() {
+                drop(stage);
+                for spot in [source, Some(target)].into_iter().flatten() {
+                    self.bring_up_dir(&spot.dir)?;
+                }
+                continue;
+            }
+            (acts.before)(&stage)?;
+            self.execute(&stage, &plan, acts)?;
+            self.listings.forget(target.dir.id);
+            if let Some(source) = source {
+                self.listings.forget(source.dir.id);
+            }
+            return Ok(stage);
+        }
+    }
+
+    fn set_stage(&self, source: Option<&Spot>, target: &Spot) -> Result<Stage<'_>> {
+        let open = |spot: &Spot| -> Result<_> {
+            let upper = if spot.dir.is_in_upper() { Some(self.upper_dir(&spot.dir)?) } else { None };
+            Ok((self.open_parts(&spot.dir)?, upper))
+        };
+        let target_open = open(target)?;
+        let source_open = source.map(&open).transpose()?;
+        let two = source.filter(|source| !Arc::ptr_eq(&source.dir, &target.dir));
+        let rename = two.map(|_| self.rename.lock());
+        let held = (target.dir.hold(), two.map(|source| source.dir.hold()));
+        let view = |spot: &Spot, (parts, upper): (Vec<OpenPart>, Option<UpperDir>)| {
+            if spot.dir.is_gone() {
+                return Err(Error::from(Refusal::NotFound));
+            }
+            let (stack, seen) = self.survey(&parts, &spot.name)?;
+            Ok(Scene { spot: spot.clone(), parts, seen, stack, upper })
+        };
+        let target = view(target, target_open)?;
+        let source = match (source, source_open) {
+            (Some(source), Some(open)) => Some(view(source, open)?),
+            _ => None,
+        };
+        Ok(Stage { source, target, _held: held, _rename: rename })
+    }
+
+    /// Does a step that changes nothing users see.
+    fn prepare(&self, step: Step, spot: &Spot) -> Result<()> {
+        let parts = self.open_parts(&spot.dir)?;
+        let held = spot.dir.hold();
+        let node = self.peek(&spot.dir, &parts, &spot.name)?.ok_or(Refusal::NotFound)?;
+        drop(held);
+        match step {
+            Step::Complete(_) => self.complete(&node),
+            _ if node.is_in_upper() => self.bring_up_name(&node, spot),
+            _ => self.bring_up(&node, Data::Whole),
+        }
+    }
+
+    /// The file's data is in the upper already, by another of its names: this one joins it.
+    fn bring_up_name(&self, node: &Node, spot: &Spot) -> Result<()> {
+        let Body::Linked(number) = node.state().body else { return Ok(()) };
+        let dir = self.bring_up_dir(&spot.dir)?;
+        let parts = self.open_parts(&spot.dir)?;
+        let _held = spot.dir.hold();
+        let Seen::Leaf { branch, stat } = self.see(&parts, &spot.name)? else { return Ok(()) };
+        if branch.is_upper() {
+            return Ok(());
+        }
+        let copy = self.writable()?.index.link(number)?;
+        dir.keeping_times(|| dir.link(&copy, spot.name.as_os_str()))?;
+        self.listings.forget(spot.dir.id);
+        self.cover(&stat)
+    }
+
+    fn execute(&self, stage: &Stage<'_>, plan: &Plan, acts: &Acts<'_>) -> Result<()> {
+        let mut made = Vec::new();
+        for step in plan.steps() {
+            if let Err(e) = self.execute_step(stage, *step, acts) {
+                // Nothing shows yet that did not show before. The whiteouts that were made ahead are not
+                // needed any more.
+                for (dir, name) in made {
+                    if let Err(e) = clear_whiteout(dir, name) {
+                        log::warn!("a whiteout stays beside its entry, where it hides nothing: {e}");
+                    }
+                }
+                return Err(e);
+            }
+            match step {
+                Step::Whiteout(side) => {
+                    let scene = stage.side(*side)?;
+                    made.push((scene.upper()?, &scene.spot.name));
+                }
+                // From here on the whiteouts do what the markers did.
+                Step::ClearMarkers(_) => made.clear(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn execute_step(&self, stage: &Stage<'_>, step: Step, acts: &Acts<'_>) -> Result<()> {
+        match step {
+            Step::CopyUp(_) | Step::Complete(_) => Err(Error::Invalid),
+            Step::Whiteout(side) => {
+                let scene = stage.side(side)?;
+                let marker = scene.spot.name.whiteout().ok_or(Refusal::WhiteoutTooLong)?;
+                scene.upper()?.make_marker(marker.as_os_str())
+            }
+            Step::ClearWhiteout(side) => {
+                let scene = stage.side(side)?;
+                clear_whiteout(scene.upper()?, &scene.spot.name)
+            }
+            Step::Create(side) => {
+                let scene = stage.side(side)?;
+                (acts.create)(scene.upper()?, scene.spot.name.as_os_str())
+            }
+            Step::Link => {
+                let (from, to) = (stage.side(Side::Source)?, &stage.target);
+                let file = from.upper()?.upper_at(from.spot.name.as_os_str());
+                to.upper()?.link(&file, to.spot.name.as_os_str())
+            }
+            Step::MarkOpaque(side) => {
+                let scene = stage.side(side)?;
+                let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
+                mark_opaque(&dir)
+            }
+            Step::ClearMarkers(side) => {
+                let scene = stage.side(side)?;
+                let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
+                self.clear_markers(&dir)
+            }
+            Step::Unlink(side) => {
+                let scene = stage.side(side)?;
+                scene.upper()?.unlink(scene.spot.name.as_os_str())
+            }
+            Step::RemoveDir(side) => {
+                let scene = stage.side(side)?;
+                scene.upper()?.remove_dir(scene.spot.name.as_os_str())
+            }
+            Step::Rename => {
+                let (from, to) = (stage.side(Side::Source)?, &stage.target);
+                let (old, new) = (from.spot.name.as_os_str(), to.spot.name.as_os_str());
+                from.upper()?.rename(old, to.upper()?, new)
+            }
+            Step::Exchange => {
+                let (from, to) = (stage.side(Side::Source)?, &stage.target);
+                let (old, new) = (from.spot.name.as_os_str(), to.spot.name.as_os_str());
+                from.upper()?.exchange(old, to.upper()?, new)
+            }
+        }
+    }
+
+    /// Removes every marker from a directory of the upper that shows nothing.
+    fn clear_markers(&self, dir: &UpperDir) -> Result<()> {
+        for entry in dir.list()? {
+            let is_device = entry.kind == FileType::CharacterDevice && self.options.overlay_upper;
+            match Spelling::of(&entry.name) {
+                Spelling::Entry(_) if !is_device => {}
+                // AUFS' own: directories among them, never entries.
+                Spelling::Reserved => dir.remove_tree(&entry.name)?,
+                _ => dir.unlink(&entry.name)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the directory that a scene shows is empty.
+    pub(super) fn content(&self, scene: &Scene) -> Result<Content> {
+        let mut merge = Merge::default();
+        for open in self.child_parts(&scene.parts, &scene.spot.name)? {
+            merge.add(open.part.branch, self.list_part(&open)?);
+        }
+        Ok(if merge.finish().is_empty() { Content::Empty } else { Content::Occupied })
+    }
+
+    /// The node that a scene shows, as the table knows it.
+    pub(super) fn node_at(&self, scene: &Scene) -> Result<Option<Arc<Node>>> {
+        self.peek(&scene.spot.dir, &scene.parts, &scene.spot.name)
+    }
+
+    /// Makes sure that a node of the upper outlives the name that it is about to lose.
+    pub(super) fn pin(&self, scene: &Scene, node: &Node) -> Result<()> {
+        if self.table.find(node.id).is_none() || !node.is_in_upper() {
+            // Nobody has it open; or it is in a lower and stays there.
+            return Ok(());
+        }
+        let fd = match self.files.get(node.id) {
+            Some(open) => open.fd,
+            None => match scene.upper()?.open_path(scene.spot.name.as_os_str()) {
+                Ok(fd) => Arc::new(fd),
+                // Its data is in the upper by another name.
+                Err(e) if e.is(Errno::NOENT) => return Ok(()),
+                Err(e) => return Err(e),
+            },
+        };
+        self.files.pin(node.id, fd);
+        Ok(())
+    }
+
+    /// A name has lost its inode: unlinked, or replaced by another.
+    pub(super) fn lose_name(&self, scene: &Scene, node: &Node) -> Result<()> {
+        let spot = &scene.spot;
+        {
+            let mut state = node.state();
+            if matches!(&state.place, Place::Entry(dir, name) if Arc::ptr_eq(dir, &spot.dir) && *name == spot.name)
+            {
+                state.place = Place::Gone(Arc::clone(&spot.dir), spot.name.clone());
+            }
+        }
+        match &scene.seen {
+            Seen::Leaf { branch, stat } if branch.is_upper() => self.drop_notes(node, stat),
+            Seen::Leaf { stat, .. } => {
+                self.cover(stat)?;
+                self.drop_link_if_last(node)
+            }
+            Seen::Dir { stat, .. } if scene.stack.upper.found.is_some() => {
+                self.writable()?.index.drop_origin(self.numbering.real(stat));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn drop_notes(&self, node: &Node, stat: &Stat) -> Result<()> {
+        let linked = matches!(node.state().body, Body::Linked(_));
+        if stat.st_nlink == 1 {
+            self.writable()?.index.drop_origin(self.numbering.real(stat));
+        }
+        if linked { self.drop_link_if_last(node) } else { Ok(()) }
+    }
+
+    /// The index keeps a copy with several lower names alive until none of them shows it any more.
+    fn drop_link_if_last(&self, node: &Node) -> Result<()> {
+        let Body::Linked(number) = node.state().body else { return Ok(()) };
+        let index = &self.writable()?.index;
+        let Some(note) = index.copied_up(number) else { return Ok(()) };
+        let link = index.link(number)?;
+        let stat = link.stat()?;
+        if super::index::shown_links(&note, stat.st_nlink as u64) == 0 {
+            if self.table.find(node.id).is_some() && self.files.pinned(node.id).is_none() {
+                self.files.pin(node.id, Arc::new(link.open_read()?));
+            }
+            index.drop_origin(self.numbering.real(&stat));
+            index.drop_link(number)?;
+        }
+        Ok(())
+    }
+
+    /// A node has a new position.
+    pub(super) fn gain_place(&self, node: &Node, spot: &Spot) {
+        node.state().place = Place::Entry(Arc::clone(&spot.dir), spot.name.clone());
+    }
+
+    /// The node that was just made, for the kernel.
+    pub(super) fn look_at_new(&self, scene: &Scene) -> Result<(Arc<Node>, super::Looked)> {
+        let Spot { dir, name } = &scene.spot;
+        let found = self.look(dir, &scene.parts, name, Handed::ToKernel)?;
+        found.ok_or_else(|| Refusal::NotFound.into())
+    }
+}
+
+impl Stage<'_> {
+    fn side(&self, side: Side) -> Result<&Scene> {
+        match side {
+            Side::Target => Ok(&self.target),
+            Side::Source => self.source.as_ref().ok_or(Error::Invalid),
+        }
+    }
+}
+
+pub(super) fn mark_opaque(dir: &UpperDir) -> Result<()> {
+    dir.make_marker(MarkerName::opaque().as_os_str())
+}
+
+fn clear_whiteout(dir: &UpperDir, name: &Name) -> Result<()> {
+    match name.whiteout() {
+        Some(marker) => dir.remove_marker(marker.as_os_str()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,224 @@
+//! readdir, readdirplus: what does a directory list?
+//!
+//! There are no open directories: a listing is asked for by node and cookie alone. Cookies come from the
+//! names, so a listing that was evicted or has changed is merged again and read on from the same place.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+
+use super::Union;
+use super::inode_table::{Handed, Node, NodeId, Place, RealId};
+use super::lookup::Looked;
+use super::probe::OpenPart;
+use crate::error::Result;
+use crate::rules::merge::{Listed, Merge, MergedEntry};
+use crate::rules::name::{Name, Spelling};
+
+/// What a branch knows of an entry without being asked for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    kind: FileType,
+    real: RealId,
+}
+
+/// A merged listing, in the order of the cookies.
+#[derive(Debug)]
+pub(super) struct Listing(Vec<MergedEntry<Known>>);
+
+/// An entry for readdir.
+#[derive(Clone, Copy, Debug)]
+pub struct DirItem<'a> {
+    /// The number of the node.
+    pub id: NodeId,
+    /// Where to read on after it.
+    pub cookie: u64,
+    /// Its type.
+    pub kind: FileType,
+    /// Its name.
+    pub name: &'a std::ffi::OsStr,
+}
+
+/// An entry for readdirplus.
+#[derive(Debug)]
+pub struct PlusItem<'a> {
+    /// Where to read on after it.
+    pub cookie: u64,
+    /// Its name.
+    pub name: &'a std::ffi::OsStr,
+    /// The node, counted as looked up; None for `.` and `..`, which only have a number.
+    pub looked: Result<Looked, NodeId>,
+}
+
+const DOT: u64 = 1;
+const DOT_DOT: u64 = 2;
+
+impl Listing {
+    pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.0.iter().map(|entry| &entry.name)
+    }
+
+    fn after(&self, cookie: u64) -> &[MergedEntry<Known>] {
+        &self.0[self.0.partition_point(|entry| entry.cookie <= cookie)..]
+    }
+}
+
+impl Union {
+    /// Lists a directory from after `cookie` (0: from the beginning) until `take` has enough.
+    ///
+    /// # Errors
+    /// Those of reading the branches: an error in the middle of one is never taken for its end.
+    pub fn readdir(
+        &self,
+        id: NodeId,
+        cookie: u64,
+        mut take: impl FnMut(DirItem<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let dir = self.table.get(id)?;
+        for (at, name, id) in dots(&dir) {
+            let item = DirItem { id, cookie: at, kind: FileType::Directory, name: name.as_ref() };
+            if at > cookie && take(item).is_break() {
+                return Ok(());
+            }
+        }
+        if dir.is_gone() {
+            return Ok(());
+        }
+        let parts = self.open_parts(&dir)?;
+        let _held = dir.hold();
+        let listing = self.listing(&dir, &parts)?;
+        for entry in listing.after(cookie) {
+            let Some(id) = self.listed_id(&dir, &parts, entry)? else { continue };
+            let Known { kind, .. } = entry.known;
+            let name = entry.name.as_os_str();
+            if take(DirItem { id, cookie: entry.cookie, kind, name }).is_break() {
+                return Ok(());
+            }
+        }
+        self.listings.forget(dir.id);
+        Ok(())
+    }
+
+    /// The same with every entry looked up. An entry that `take` has no room for is not counted.
+    ///
+    /// # Errors
+    /// As [`Self::readdir`].
+    pub fn readdirplus(
+        &self,
+        id: NodeId,
+        cookie: u64,
+        mut take: impl FnMut(&PlusItem<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let dir = self.table.get(id)?;
+        for (at, name, id) in dots(&dir) {
+            let item = PlusItem { cookie: at, name: name.as_ref(), looked: Err(id) };
+            if at > cookie && take(&item).is_break() {
+                return Ok(());
+            }
+        }
+        if dir.is_gone() {
+            return Ok(());
+        }
+        let parts = self.open_parts(&dir)?;
+        let _held = dir.hold();
+        let listing = self.listing(&dir, &parts)?;
+        for entry in listing.after(cookie) {
+            let Some(looked) = self.look_at_listed(&dir, &parts, entry)? else { continue };
+            let id = looked.attr.id;
+            let name = entry.name.as_os_str();
+            if take(&PlusItem { cookie: entry.cookie, name, looked: Ok(looked) }).is_break() {
+                self.forget(id, 1);
+                return Ok(());
+            }
+        }
+        self.listings.forget(dir.id);
+        Ok(())
+    }
+
+    /// The merged listing. The caller holds the directory, so that it cannot change under the merge.
+    pub(super) fn listing(&self, dir: &Node, parts: &[OpenPart]) -> Result<Arc<Listing>> {
+        if let Some(listing) = self.listings.get(dir.id) {
+            return Ok(listing);
+        }
+        let mut merge = Merge::default();
+        for open in parts {
+            merge.add(open.part.branch, self.list_part(open)?);
+        }
+        let listing = Arc::new(Listing(merge.finish()));
+        self.listings.put(dir.id, Arc::clone(&listing));
+        Ok(listing)
+    }
+
+    pub(super) fn list_part(&self, open: &OpenPart) -> Result<Vec<(Spelling, Listed<Known>)>> {
+        let device = open.dir.stat_self()?.st_dev;
+        let mut listing = Vec::new();
+        for entry in open.dir.list()? {
+            let spelling = Spelling::of(&entry.name);
+            let mut kind = entry.kind;
+            if let Spelling::Entry(name) = &spelling {
+                let tells = match kind {
+                    FileType::Unknown => false,
+                    FileType::CharacterDevice => !self.reads_devices(open.part.branch),
+                    FileType::RegularFile => !open.part.xattr_whiteouts,
+                    _ => true,
+                };
+                if !tells {
+                    // Gone since it was listed: as if it had not been.
+                    let Some(stat) = open.dir.stat(name.as_os_str())? else { continue };
+                    kind = crate::branch::stat_type(&stat);
+                    if self.is_whiteout_inode(open.part, &open.dir, name, &stat)? {
+                        listing.push((spelling, Listed::Whiteout));
+                        continue;
+                    }
+                }
+            }
+            let known = Known { kind, real: self.numbering.real_of(device, entry.ino) };
+            let listed = match kind {
+                FileType::Directory => Listed::Dir(known),
+                _ => Listed::Leaf(known),
+            };
+            listing.push((spelling, listed));
+        }
+        Ok(listing)
+    }
+
+    /// The number of a listed entry: the same that a lookup would give.
+    fn listed_id(
+        &self,
+        dir: &Arc<Node>,
+        parts: &[OpenPart],
+        entry: &MergedEntry<Known>,
+    ) -> Result<Option<NodeId>> {
+        if entry.merges {
+            // Only the markers tell which lower gives it its number.
+            return Ok(self.peek(dir, parts, &entry.name)?.map(|node| node.id));
+        }
+        let real = entry.known.real;
+        Ok(Some(self.table.number(real, self.number_of(real))))
+    }
+
+    fn look_at_listed(
+        &self,
+        dir: &Arc<Node>,
+        parts: &[OpenPart],
+        entry: &MergedEntry<Known>,
+    ) -> Result<Option<Looked>> {
+        // The merge knows which branch supplies the entry: the others need not be asked again.
+        let only = parts.iter().position(|open| open.part.branch == entry.branch);
+        let parts = match only {
+            Some(only) if !entry.merges => &parts[only..=only],
+            _ => parts,
+        };
+        let found = self.look(dir, parts, &entry.name, Handed::ToKernel)?;
+        Ok(found.map(|(_, looked)| looked))
+    }
+}
+
+fn dots(dir: &Node) -> [(u64, &'static str, NodeId); 2] {
+    let parent = match &dir.state().place {
+        Place::Entry(parent, _) | Place::Gone(parent, _) => parent.id,
+        Place::Root => NodeId::ROOT,
+    };
+    [(DOT, ".", dir.id), (DOT_DOT, "..", parent)]
+}
