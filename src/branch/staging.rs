@@ -45,8 +45,14 @@ impl Staging {
             work.remove_tree(stage)?;
         }
         work.make_dir(stage, PRIVATE)?;
+        let dir = work.open_upper_dir(stage)?;
+        // What is staged must not inherit anything from where it is staged.
+        match dir.upper_object().remove_xattr(OsStr::new("system.posix_acl_default")) {
+            Err(e) if e.is(Errno::NODATA) || e.is(Errno::OPNOTSUPP) => {}
+            result => result?,
+        }
         Ok(Self {
-            dir: work.open_upper_dir(stage)?,
+            dir,
             next: AtomicU64::new(0),
             has_unnamed: AtomicBool::new(true),
         })

@@ -80,9 +80,9 @@ impl Union {
         }
         for (node, stat) in &work.in_place {
             self.settle_in_upper(node, stat, None, None);
-            self.listings.forget(node.id);
+            self.has_new_name(node);
         }
-        self.listings.forget(parent.id);
+        self.has_new_name(&parent);
         Ok(())
     }
 

@@ -4,9 +4,9 @@
 //! with its data on disk before its name appears. The change that asked for it is made to the staged copy: if it
 //! fails, nothing was copied up.
 //!
-//! The parent directory is not synced here. Until it is on disk, a crash of the machine shows the lower's
-//! file, which is what was before; fsync(2) on the file brings the name along on the journalling
-//! filesystems, where the new link is part of what the inode's own fsync commits.
+//! The parent directory is not synced at once: until its new entry is on disk, a crash of the machine shows
+//! the lower's file, which is what was before. The first fsync(2) of anything beneath it syncs it too, see
+//! `io`.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -115,8 +115,16 @@ impl Union {
             state.body = Body::Dir(std::iter::once(part).chain(lowers.iter().copied()).collect());
         }
         drop(state);
-        self.listings.forget(parent.id);
+        self.has_new_name(&parent);
         Ok(())
+    }
+
+    /// A directory of the upper has an entry more than is on disk, and than its listing says.
+    pub(super) fn has_new_name(&self, dir: &Node) {
+        self.listings.forget(dir.id);
+        if !self.options.volatile {
+            self.unsynced.lock().insert(dir.id);
+        }
     }
 
     /// The caller holds the node.
@@ -165,7 +173,7 @@ impl Union {
                 None => dir.upper_at(name.as_os_str()).stat()?,
             };
             self.settle_in_upper(node, &stat, linked, file);
-            self.listings.forget(parent.id);
+            self.has_new_name(&parent);
             return Ok(());
         }
     }

@@ -12,7 +12,7 @@ use rustix::io::{self, Errno};
 
 use super::Union;
 use super::caches::OpenFile;
-use super::copy_up::Data;
+use super::copy_up::{Data, entry_place};
 use super::inode_table::{Node, NodeId};
 use crate::branch::{FileCapabilities, set_file_capabilities};
 use crate::error::{Error, Result};
@@ -81,7 +81,20 @@ impl Union {
         } else {
             (fs::fsync(&file), "fsync")
         };
-        result.map_err(|errno| Error::Sys { call, errno })
+        result.map_err(|errno| Error::Sys { call, errno })?;
+        self.sync_names(&node)
+    }
+
+    /// Syncs the directories above a node in which copy-ups have made names that may not be on disk yet.
+    fn sync_names(&self, node: &Node) -> Result<()> {
+        let mut at = entry_place(node);
+        while let Some((dir, _)) = at {
+            if self.unsynced.lock().remove(&dir.id) && dir.is_in_upper() {
+                self.upper_dir(&dir)?.sync()?;
+            }
+            at = entry_place(&dir);
+        }
+        Ok(())
     }
 
     /// Waits until the directory's entries are on disk.
@@ -93,7 +106,8 @@ impl Union {
         if self.options.volatile || !node.is_in_upper() || node.is_gone() {
             return Ok(());
         }
-        self.upper_dir(&node)?.sync()
+        self.upper_dir(&node)?.sync()?;
+        self.sync_names(&node)
     }
 
     /// Allocates, punches or zeroes a range, in the modes that the upper's filesystem has.

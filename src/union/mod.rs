@@ -39,6 +39,7 @@ pub use lookup::Looked;
 pub use readdir::{DirItem, PlusItem};
 pub use rename::RenameMode;
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -75,6 +76,10 @@ pub struct Union {
     files: FileCache,
     listings: ListingCache,
     rename: Mutex<()>,
+    /// Branches whose root says that they hold whiteouts by attribute.
+    xattr_branches: Vec<BranchIndex>,
+    /// Directories of the upper whose copied-up entries may not be on disk yet.
+    unsynced: Mutex<HashSet<NodeId>>,
     /// One `PATH=rw` or `PATH=ro` line a branch, topmost first.
     labels: String,
 }
@@ -119,7 +124,7 @@ impl Union {
             numbering.real(&dir.stat_self()?);
             lowers.push(dir);
         }
-        let union = Self {
+        let mut union = Self {
             lowers,
             upper,
             options,
@@ -129,9 +134,13 @@ impl Union {
             files: FileCache::new(),
             listings: ListingCache::new(),
             rename: Mutex::new(()),
+            xattr_branches: Vec::new(),
+            unsynced: Mutex::default(),
             labels,
         };
         let parts = union.root_parts()?;
+        union.xattr_branches =
+            parts.iter().filter(|part| part.xattr_whiteouts).map(|part| part.branch).collect();
         let state = NodeState { place: Place::Root, body: Body::Dir(parts), real: RealId(u64::MAX) };
         union.table.insert_root(Node::detached(NodeId::ROOT, FileType::Directory, state));
         Ok(union)

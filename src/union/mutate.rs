@@ -169,7 +169,7 @@ impl Union {
         }
         let copy = self.writable()?.index.link(number)?;
         dir.keeping_times(|| dir.link(&copy, spot.name.as_os_str()))?;
-        self.listings.forget(spot.dir.id);
+        self.has_new_name(&spot.dir);
         self.cover(&stat)
     }
 

@@ -113,8 +113,9 @@ impl Union {
         let mut resolver = Resolver::default();
         let mut words = Vec::new();
         for (i, open) in dir.iter().enumerate() {
-            let ask = if i + 1 == dir.len() { Ask::Existence } else { ask };
-            let word = self.ask(open, name, ask)?;
+            // Below the last there is nothing to hide; but empty files there may be whiteouts all the same.
+            let is_last = i + 1 == dir.len() && !self.xattr_branches.contains(&open.part.branch);
+            let word = self.ask(open, name, if is_last { Ask::Existence } else { ask })?;
             let flow = resolver.hear(open.part.branch, word.entry);
             words.push((open.part.branch, word));
             if flow.is_break() {
