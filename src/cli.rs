@@ -178,10 +178,7 @@ impl Cli {
     /// What the line asks for: everybody else's line is a `mount` with fewer options.
     pub fn into_command(self) -> Command {
         self.command.unwrap_or_else(|| {
-            Command::Mount(MountArgs {
-                line: self.line.unwrap_or_default(),
-                ..MountArgs::default()
-            })
+            Command::Mount(MountArgs { line: self.line.unwrap_or_default(), ..MountArgs::default() })
         })
     }
 }

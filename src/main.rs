@@ -35,10 +35,7 @@ fn run(command: &Command) -> Result<ExitCode, MountError> {
             let list = mount::branches(&args.mountpoint)?;
             std::io::stdout()
                 .write_all(&list)
-                .map_err(|error| MountError::Process {
-                    what: "stdout",
-                    error,
-                })?;
+                .map_err(|error| MountError::Process { what: "stdout", error })?;
         }
     }
     Ok(Exit::Success.into())

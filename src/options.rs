@@ -89,10 +89,7 @@ impl IdMapping {
             Some(shown) => map.clone().squashed(shown, own),
             None => map.clone(),
         };
-        IdMaps {
-            uid: squash(&self.uid, self.squash_uid, uid),
-            gid: squash(&self.gid, self.squash_gid, gid),
-        }
+        IdMaps { uid: squash(&self.uid, self.squash_uid, uid), gid: squash(&self.gid, self.squash_gid, gid) }
     }
 }
 
@@ -111,9 +108,7 @@ pub enum Warning {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// No branch at all.
-    #[error(
-        "no branches: give lowerdir=DIR[:DIR…] and, for a writable mount, upperdir= and workdir="
-    )]
+    #[error("no branches: give lowerdir=DIR[:DIR…] and, for a writable mount, upperdir= and workdir=")]
     NoBranches,
     /// An option that needs a value has none.
     #[error("{option} needs a value: {option}={wants}")]
@@ -146,9 +141,7 @@ pub enum OptionError {
     #[error("branches are given both by {0} and by {1}: use one of them")]
     TwoStacks(&'static str, &'static str),
     /// The kernel knows only everybody or nobody else.
-    #[error(
-        "allow_root is not available: use allow_other (permissions are checked as on any disk)"
-    )]
+    #[error("allow_root is not available: use allow_other (permissions are checked as on any disk)")]
     AllowRoot,
     /// A number out of range, or no number.
     #[error("{option}={value} is not a number from {min} to {max}")]
@@ -238,26 +231,18 @@ impl Reader {
             None => (option, None),
         };
         match name {
-            b"lowerdir" => self
-                .stack
-                .set_lowers(needed("lowerdir", value, "DIR[:DIR…]")?),
+            b"lowerdir" => self.stack.set_lowers(needed("lowerdir", value, "DIR[:DIR…]")?),
             b"lowerdir+" => {
                 let dir = path(needed("lowerdir+", value, "DIR")?);
                 self.stack.add_lower("lowerdir", dir)
             }
-            b"upperdir" => self
-                .stack
-                .set_upper("upperdir", path(needed("upperdir", value, "DIR")?)),
+            b"upperdir" => self.stack.set_upper("upperdir", path(needed("upperdir", value, "DIR")?)),
             b"workdir" => {
                 self.work = Some(path(needed("workdir", value, "DIR")?));
                 Ok(())
             }
-            b"dirs" => self
-                .stack
-                .set_aufs("dirs", needed("dirs", value, "DIR[:DIR…]")?),
-            b"br" => self
-                .stack
-                .set_aufs("br", needed("br", value, "DIR[:DIR…]")?),
+            b"dirs" => self.stack.set_aufs("dirs", needed("dirs", value, "DIR[:DIR…]")?),
+            b"br" => self.stack.set_aufs("br", needed("br", value, "DIR[:DIR…]")?),
             b"fsname" => {
                 let name = escape::unescape(needed("fsname", value, "NAME")?);
                 self.fsname = Some(OsString::from_vec(name));
@@ -290,12 +275,7 @@ impl Reader {
     }
 
     /// An option that is only there or not there.
-    fn flag(
-        &mut self,
-        option: &[u8],
-        name: &[u8],
-        value: Option<&[u8]>,
-    ) -> Result<(), OptionError> {
+    fn flag(&mut self, option: &[u8], name: &[u8], value: Option<&[u8]>) -> Result<(), OptionError> {
         let bare = |flag| match value {
             None => Ok(()),
             Some(_) => Err(OptionError::NeedlessValue(flag)),
@@ -305,17 +285,14 @@ impl Reader {
             b"rw" => bare("rw").map(|()| self.access = Access::ReadWrite),
             b"volatile" => bare("volatile").map(|()| self.volatile = true),
             b"allow_other" => bare("allow_other").map(|()| self.sharing = Sharing::Everybody),
-            b"upper_from_overlayfs" => {
-                bare("upper_from_overlayfs").map(|()| self.overlay_upper = true)
-            }
+            b"upper_from_overlayfs" => bare("upper_from_overlayfs").map(|()| self.overlay_upper = true),
             b"squash_to_root" => bare("squash_to_root").map(|()| {
                 self.ids.squash_uid = Some(0);
                 self.ids.squash_gid = Some(0);
             }),
             _ => {
-                if let Some((_, flag, setting)) = accepted::KERNEL_FLAGS
-                    .iter()
-                    .find(|(known, ..)| known.as_bytes() == name)
+                if let Some((_, flag, setting)) =
+                    accepted::KERNEL_FLAGS.iter().find(|(known, ..)| known.as_bytes() == name)
                 {
                     self.flags.set(*flag, *setting == accepted::Setting::Set);
                 } else if !accepted::is_known(name) {
@@ -341,25 +318,14 @@ impl Reader {
             self.warnings.push(Warning::WorkWithoutUpper);
         }
         let read_only = args.read_only || upper.is_none();
-        let threads = if args.line.single_threaded {
-            1
-        } else {
-            DEFAULT_THREADS
-        };
+        let threads = if args.line.single_threaded { 1 } else { DEFAULT_THREADS };
         let options = MountOptions {
             lowers,
             work: self.work.filter(|_| upper.is_some()),
             upper,
-            source: self
-                .fsname
-                .or(source)
-                .unwrap_or_else(|| DEFAULT_SOURCE.into()),
+            source: self.fsname.or(source).unwrap_or_else(|| DEFAULT_SOURCE.into()),
             mountpoint: mountpoint.into(),
-            access: if read_only {
-                Access::ReadOnly
-            } else {
-                self.access
-            },
+            access: if read_only { Access::ReadOnly } else { self.access },
             sharing: self.sharing,
             flags: self.flags,
             volatile: self.volatile || args.volatile,
@@ -378,30 +344,18 @@ fn needed<'a>(
     value: Option<&'a [u8]>,
     wants: &'static str,
 ) -> Result<&'a [u8], OptionError> {
-    value
-        .filter(|value| !value.is_empty())
-        .ok_or(OptionError::NoValue { option, wants })
+    value.filter(|value| !value.is_empty()).ok_or(OptionError::NoValue { option, wants })
 }
 
 fn path(escaped: &[u8]) -> PathBuf {
     OsString::from_vec(escape::unescape(escaped)).into()
 }
 
-fn number(
-    option: &'static str,
-    value: Option<&[u8]>,
-    min: u32,
-    max: u32,
-) -> Result<u32, OptionError> {
+fn number(option: &'static str, value: Option<&[u8]>, min: u32, max: u32) -> Result<u32, OptionError> {
     let text = String::from_utf8_lossy(needed(option, value, "N")?);
     match text.parse() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(OptionError::Number {
-            option,
-            value: text.into_owned(),
-            min,
-            max,
-        }),
+        _ => Err(OptionError::Number { option, value: text.into_owned(), min, max }),
     }
 }
 

@@ -51,22 +51,10 @@ impl Said {
 
 impl Stage {
     fn new() -> Self {
-        let mode = fs::metadata("/dev/fuse")
-            .expect("these tests need /dev/fuse")
-            .mode();
-        assert_eq!(
-            mode & 0o666,
-            0o666,
-            "these tests need `chmod 0666 /dev/fuse`"
-        );
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "these tests need root"
-        );
-        let dir = tempfile::Builder::new()
-            .prefix("plyfs-cli-")
-            .tempdir()
-            .expect("a directory");
+        let mode = fs::metadata("/dev/fuse").expect("these tests need /dev/fuse").mode();
+        assert_eq!(mode & 0o666, 0o666, "these tests need `chmod 0666 /dev/fuse`");
+        assert!(rustix::process::geteuid().is_root(), "these tests need root");
+        let dir = tempfile::Builder::new().prefix("plyfs-cli-").tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         for name in ["l1", "l2", "u", "w", "m"] {
             fs::create_dir(dir.path().join(name)).expect("mkdir");
@@ -78,20 +66,13 @@ impl Stage {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir
-            .path()
-            .canonicalize()
-            .expect("the stage")
-            .join(name)
+        self.dir.path().canonicalize().expect("the stage").join(name)
     }
 
     /// A command that starts on the stage, with relative paths.
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null())
-            .env_remove("RUST_LOG");
+        command.current_dir(self.dir.path()).stdin(Stdio::null()).env_remove("RUST_LOG");
         command
     }
 
@@ -101,31 +82,19 @@ impl Stage {
     }
 
     fn words(&self, line: &str) -> Vec<String> {
-        let own = self
-            .path("")
-            .to_str()
-            .expect("UTF-8")
-            .trim_end_matches('/')
-            .to_owned();
-        line.split_whitespace()
-            .map(|word| word.replace('@', &own))
-            .collect()
+        let own = self.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
+        line.split_whitespace().map(|word| word.replace('@', &own)).collect()
     }
 
     /// A shell script, `$PLYFS` is the program.
     fn shell(&self, script: &str) -> Said {
-        say(self
-            .command("sh")
-            .args(["-euc", script])
-            .env("PLYFS", PLYFS))
+        say(self.command("sh").args(["-euc", script]).env("PLYFS", PLYFS))
     }
 
     /// The same in a mount namespace of its own.
     fn shell_in_namespace(&self, script: &str) -> Said {
         let mut command = self.command("unshare");
-        say(command
-            .args(["-m", "sh", "-euc", script])
-            .env("PLYFS", PLYFS))
+        say(command.args(["-m", "sh", "-euc", script]).env("PLYFS", PLYFS))
     }
 
     /// A daemon in the foreground, ready when this returns.
@@ -153,16 +122,10 @@ impl Stage {
 
     /// The lines of the mount table beneath the stage.
     fn mounts(&self) -> Vec<String> {
-        let own = format!(
-            "{}/",
-            self.path("").display().to_string().trim_end_matches('/')
-        );
+        let own = format!("{}/", self.path("").display().to_string().trim_end_matches('/'));
         let table = fs::read_to_string("/proc/self/mounts").expect("the mount table");
-        let lines = table.lines().filter(|line| {
-            line.split(' ')
-                .nth(1)
-                .is_some_and(|at| at.starts_with(&own))
-        });
+        let lines =
+            table.lines().filter(|line| line.split(' ').nth(1).is_some_and(|at| at.starts_with(&own)));
         lines.map(str::to_owned).collect()
     }
 
@@ -178,10 +141,7 @@ impl Stage {
         let pids = processes.filter_map(|process| {
             let pid = process.file_name().to_str()?.parse().ok()?;
             let words = fs::read(process.path().join("cmdline")).ok()?;
-            words
-                .windows(own.len())
-                .any(|part| part == own)
-                .then_some(pid)
+            words.windows(own.len()).any(|part| part == own).then_some(pid)
         });
         pids.filter_map(Pid::from_raw).collect()
     }
@@ -207,11 +167,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         for line in self.mounts().iter().rev() {
-            let at = line
-                .split(' ')
-                .nth(1)
-                .unwrap_or_default()
-                .replace("\\040", " ");
+            let at = line.split(' ').nth(1).unwrap_or_default().replace("\\040", " ");
             if let Err(errno) = rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH) {
                 eprintln!("{at} is left mounted: {errno}");
             }
@@ -274,61 +230,33 @@ fn say(command: &mut Command) -> Said {
         std::thread::spawn(move || {
             let mut text = Vec::new();
             pipe.read_to_end(&mut text).expect("a readable pipe");
-            sender
-                .send(String::from_utf8_lossy(&text).into_owned())
-                .ok();
+            sender.send(String::from_utf8_lossy(&text).into_owned()).ok();
         });
         receiver
     };
     let out = read(Box::new(child.stdout.take().expect("stdout")));
     let err = read(Box::new(child.stderr.take().expect("stderr")));
-    let finished = out
-        .recv_timeout(DEADLINE)
-        .and_then(|out| Ok((out, err.recv_timeout(DEADLINE)?)));
+    let finished = out.recv_timeout(DEADLINE).and_then(|out| Ok((out, err.recv_timeout(DEADLINE)?)));
     let Ok((out, err)) = finished else {
         rustix::process::kill_process_group(pid, Signal::KILL).ok();
         panic!("{command:?} does not end, or somebody keeps its output open");
     };
-    Said {
-        code: child.wait().expect("wait").code(),
-        out,
-        err,
-    }
+    Said { code: child.wait().expect("wait").code(), out, err }
 }
 
 #[test]
 fn everybodys_lines_mount() {
     let all = ["one", "three", "two"];
     for (line, source, names) in [
-        (
-            "-o lowerdir=l1:l2,upperdir=u,workdir=w m",
-            "plyfs",
-            &all[..],
-        ),
-        (
-            "none m -o lowerdir=l1:l2 -o upperdir=u -oworkdir=w",
-            "none",
-            &all,
-        ),
-        (
-            "-o lowerdir=l1 src -oupperdir=u,workdir=w,rw,dev,suid m",
-            "src",
-            &["one", "three"],
-        ),
+        ("-o lowerdir=l1:l2,upperdir=u,workdir=w m", "plyfs", &all[..]),
+        ("none m -o lowerdir=l1:l2 -o upperdir=u -oworkdir=w", "none", &all),
+        ("-o lowerdir=l1 src -oupperdir=u,workdir=w,rw,dev,suid m", "src", &["one", "three"]),
         ("-o dirs=./u:./l2:./l1 none ./m", "none", &all),
         ("-o br:u=rw:l2=ro:l1=rr none m", "none", &all),
         ("-o dirs=l2=ro:l1 m", "plyfs", &["one", "two"]),
-        (
-            "mount --lower l1 --lower l2 --upper u --work w m",
-            "plyfs",
-            &all,
-        ),
+        ("mount --lower l1 --lower l2 --upper u --work w m", "plyfs", &all),
         ("mount -o lowerdir=l1,fsname=x -v m", "x", &["one"]),
-        (
-            "-s m -o lowerdir+=l1,lowerdir+=l2",
-            "plyfs",
-            &["one", "two"],
-        ),
+        ("-s m -o lowerdir+=l1,lowerdir+=l2", "plyfs", &["one", "two"]),
         ("-o lowerdir=m/../l1:@/l2 m", "plyfs", &["one", "two"]),
     ] {
         let stage = Stage::new();
@@ -337,10 +265,7 @@ fn everybodys_lines_mount() {
         assert_eq!(stage.names_in("m").expect(line), names, "{line}");
         let mounts = stage.mounts();
         let start = format!("{source} {} fuse.plyfs ", stage.path("m").display());
-        assert!(
-            mounts.len() == 1 && mounts[0].starts_with(&start),
-            "{line}: {mounts:?}"
-        );
+        assert!(mounts.len() == 1 && mounts[0].starts_with(&start), "{line}: {mounts:?}");
         stage.plyfs("umount m").succeeds();
         assert!(stage.mounts().is_empty(), "{line}");
     }
@@ -354,32 +279,20 @@ fn mount_finds_us_as_a_helper() {
     let script = "mount.fuse3 none m -t plyfs -o lowerdir=l1,upperdir=u,workdir=w,rw,noatime";
     say(stage.command("sh").args(["-euc", script]).env("PATH", path)).succeeds();
     assert_eq!(stage.names_in("m").expect("a mount"), ["one", "three"]);
-    assert!(
-        stage.mounts()[0].contains(" fuse.plyfs rw,noatime,"),
-        "{:?}",
-        stage.mounts()
-    );
+    assert!(stage.mounts()[0].contains(" fuse.plyfs rw,noatime,"), "{:?}", stage.mounts());
     stage.shell("umount m").succeeds();
 }
 
 #[test]
 fn the_mount_table_says_what_was_asked_for() {
     for (options, flags) in [
-        (
-            "upperdir=u",
-            "rw,relatime,user_id=0,group_id=0,default_permissions,allow_other 0 0",
-        ),
+        ("upperdir=u", "rw,relatime,user_id=0,group_id=0,default_permissions,allow_other 0 0"),
         ("ro,upperdir=u", "ro,relatime,user_id=0,"),
         ("rw", "ro,relatime,"),
-        (
-            "upperdir=u,nosuid,nodev,noexec,noatime",
-            "rw,nosuid,nodev,noexec,noatime,",
-        ),
+        ("upperdir=u,nosuid,nodev,noexec,noatime", "rw,nosuid,nodev,noexec,noatime,"),
     ] {
         let stage = Stage::new();
-        stage
-            .plyfs(&format!("m -o lowerdir=l1,{options}"))
-            .succeeds();
+        stage.plyfs(&format!("m -o lowerdir=l1,{options}")).succeeds();
         let mounts = stage.mounts();
         let options = mounts[0].splitn(4, ' ').nth(3).expect("options");
         assert!(options.starts_with(flags), "{options}");
@@ -391,46 +304,25 @@ fn the_mount_can_say_its_branches() {
     let list = |stage: &Stage, names: &[&str]| -> String {
         names
             .iter()
-            .map(|name| {
-                format!(
-                    "{}/{name}\n",
-                    stage.path("").display().to_string().trim_end_matches('/')
-                )
-            })
+            .map(|name| format!("{}/{name}\n", stage.path("").display().to_string().trim_end_matches('/')))
             .collect()
     };
     for (line, names) in [
-        (
-            "-o dirs=./u:./l2:./l1 none ./m",
-            &["u=rw", "l2=ro", "l1=ro"][..],
-        ),
-        (
-            "-o lowerdir=l1:l2,upperdir=u,ro m",
-            &["u=ro", "l1=ro", "l2=ro"],
-        ),
+        ("-o dirs=./u:./l2:./l1 none ./m", &["u=rw", "l2=ro", "l1=ro"][..]),
+        ("-o lowerdir=l1:l2,upperdir=u,ro m", &["u=ro", "l1=ro", "l2=ro"]),
         ("-o lowerdir=l1 m", &["l1=ro"]),
     ] {
         let stage = Stage::new();
         let verbose = stage.plyfs(&format!("-v {line}")).succeeds();
-        assert_eq!(
-            stage.plyfs("branches m").succeeds().out,
-            list(&stage, names),
-            "{line}"
-        );
+        assert_eq!(stage.plyfs("branches m").succeeds().out, list(&stage, names), "{line}");
         for name in names {
             assert!(verbose.err.contains(&format!("/{name}\n")), "{verbose:?}");
         }
     }
     let stage = Stage::new();
-    stage
-        .plyfs("branches m")
-        .fails(3, &["m is not the mountpoint of a plyfs"]);
-    stage
-        .plyfs("branches /proc")
-        .fails(3, &["/proc is not the mountpoint"]);
-    stage
-        .plyfs("branches nowhere")
-        .fails(3, &["nowhere is not the mountpoint"]);
+    stage.plyfs("branches m").fails(3, &["m is not the mountpoint of a plyfs"]);
+    stage.plyfs("branches /proc").fails(3, &["/proc is not the mountpoint"]);
+    stage.plyfs("branches nowhere").fails(3, &["nowhere is not the mountpoint"]);
 }
 
 #[test]
@@ -444,23 +336,11 @@ fn wrong_lines() {
         ("m -o", 2, &["-o"]),
         ("a b m -o lowerdir=l1", 2, &["m"]),
         ("--bogus m", 2, &["--bogus"]),
-        (
-            "m -o lowerdir=l1,allow_root",
-            2,
-            &["allow_root", "use allow_other"],
-        ),
+        ("m -o lowerdir=l1,allow_root", 2, &["allow_root", "use allow_other"]),
         ("m -o dirs=u:l1=rw", 2, &["l1=rw is not the first branch"]),
-        (
-            "m -o dirs=u=wo",
-            2,
-            &["unknown permission `wo` of branch u"],
-        ),
+        ("m -o dirs=u=wo", 2, &["unknown permission `wo` of branch u"]),
         ("m -o lowerdir=l1,threads=0", 2, &["threads=0"]),
-        (
-            "m -o lowerdir=l1,uidmapping=1:2",
-            2,
-            &["uidmapping", "on-disk:shown:length"],
-        ),
+        ("m -o lowerdir=l1,uidmapping=1:2", 2, &["uidmapping", "on-disk:shown:length"]),
         ("umount", 2, &["MOUNTPOINT"]),
     ] {
         let said = stage.plyfs(line).fails(code, parts);
@@ -468,19 +348,9 @@ fn wrong_lines() {
     }
     assert_eq!(stage.snapshot(), before);
     assert!(stage.mounts().is_empty());
-    for line in [
-        "--help",
-        "-h",
-        "--version",
-        "help",
-        "mount --help",
-        "umount -h",
-    ] {
+    for line in ["--help", "-h", "--version", "help", "mount --help", "umount -h"] {
         let said = stage.plyfs(line).succeeds();
-        assert!(
-            said.out.contains("plyfs") && said.err.is_empty(),
-            "{line}: {said:?}"
-        );
+        assert!(said.out.contains("plyfs") && said.err.is_empty(), "{line}: {said:?}");
     }
     assert!(stage.plyfs("--help").out.contains("Exit codes:"));
 }
@@ -495,96 +365,34 @@ fn directories_that_make_no_union() {
     symlink("u/in", stage.path("deep")).expect("symlink");
     let before = stage.snapshot();
     for (line, parts) in [
-        (
-            "m -o lowerdir=no",
-            &["lower no does not exist", "mkdir"][..],
-        ),
+        ("m -o lowerdir=no", &["lower no does not exist", "mkdir"][..]),
         ("m -o lowerdir=l1,upperdir=no", &["upper no does not exist"]),
-        (
-            "m -o lowerdir=l1,upperdir=u,workdir=no",
-            &["workdir no does not exist"],
-        ),
+        ("m -o lowerdir=l1,upperdir=u,workdir=no", &["workdir no does not exist"]),
         ("m -o lowerdir=l1/one", &["lower l1/one is not a directory"]),
-        (
-            "m -o lowerdir=l1,upperdir=u/three",
-            &["upper u/three is not a directory"],
-        ),
-        (
-            "m -o lowerdir=l1:l2:l1",
-            &["lower @/l1 and lower @/l1 are the same"],
-        ),
+        ("m -o lowerdir=l1,upperdir=u/three", &["upper u/three is not a directory"]),
+        ("m -o lowerdir=l1:l2:l1", &["lower @/l1 and lower @/l1 are the same"]),
         ("m -o lowerdir=l1:link", &["@/l1 are the same directory"]),
-        (
-            "m -o lowerdir=l1,upperdir=link,workdir=w",
-            &["upper @/l1 and lower @/l1 are the same"],
-        ),
-        (
-            "m -o lowerdir=l1,upperdir=u,workdir=u",
-            &["upper @/u and workdir @/u are the same"],
-        ),
-        (
-            "m -o lowerdir=l1,upperdir=u,workdir=l1",
-            &["workdir @/l1 and lower @/l1 are the same"],
-        ),
-        (
-            "m -o lowerdir=l1:l1/in",
-            &["lower @/l1/in is inside lower @/l1"],
-        ),
-        (
-            "m -o lowerdir=l1/in:l2:l1",
-            &["lower @/l1/in is inside lower @/l1"],
-        ),
-        (
-            "m -o lowerdir=l1,upperdir=l1/in,workdir=w",
-            &["upper @/l1/in is inside lower @/l1"],
-        ),
-        (
-            "m -o lowerdir=deep,upperdir=u,workdir=w",
-            &["lower @/u/in is inside upper @/u"],
-        ),
-        (
-            "m -o lowerdir=l1,upperdir=u,workdir=u/in",
-            &["workdir @/u/in is inside upper @/u"],
-        ),
-        (
-            "m -o lowerdir=l1,upperdir=w/in,workdir=w",
-            &["upper @/w/in is inside workdir @/w"],
-        ),
-        (
-            "m -o lowerdir=l1,upperdir=u,workdir=l1/in",
-            &["workdir @/l1/in is inside lower @/l1"],
-        ),
-        (
-            "m -o lowerdir=w/in,upperdir=u,workdir=w",
-            &["lower @/w/in is inside workdir @/w"],
-        ),
+        ("m -o lowerdir=l1,upperdir=link,workdir=w", &["upper @/l1 and lower @/l1 are the same"]),
+        ("m -o lowerdir=l1,upperdir=u,workdir=u", &["upper @/u and workdir @/u are the same"]),
+        ("m -o lowerdir=l1,upperdir=u,workdir=l1", &["workdir @/l1 and lower @/l1 are the same"]),
+        ("m -o lowerdir=l1:l1/in", &["lower @/l1/in is inside lower @/l1"]),
+        ("m -o lowerdir=l1/in:l2:l1", &["lower @/l1/in is inside lower @/l1"]),
+        ("m -o lowerdir=l1,upperdir=l1/in,workdir=w", &["upper @/l1/in is inside lower @/l1"]),
+        ("m -o lowerdir=deep,upperdir=u,workdir=w", &["lower @/u/in is inside upper @/u"]),
+        ("m -o lowerdir=l1,upperdir=u,workdir=u/in", &["workdir @/u/in is inside upper @/u"]),
+        ("m -o lowerdir=l1,upperdir=w/in,workdir=w", &["upper @/w/in is inside workdir @/w"]),
+        ("m -o lowerdir=l1,upperdir=u,workdir=l1/in", &["workdir @/l1/in is inside lower @/l1"]),
+        ("m -o lowerdir=w/in,upperdir=u,workdir=w", &["lower @/w/in is inside workdir @/w"]),
         ("m -o lowerdir=.:l1", &["lower @/l1 is inside lower @"]),
         ("m -o dirs=u/in:u", &["upper @/u/in is inside lower @/u"]),
-        (
-            "l1/in -o lowerdir=l1",
-            &["mountpoint @/l1/in is inside lower @/l1", "somewhere else"],
-        ),
-        (
-            "u/in -o lowerdir=l1,upperdir=u",
-            &["mountpoint @/u/in is inside upper @/u"],
-        ),
-        (
-            "w/in -o lowerdir=l1,upperdir=u,workdir=w",
-            &["@/w/in is inside workdir @/w"],
-        ),
-        (
-            "deep -o lowerdir=u",
-            &["mountpoint @/u/in is inside lower @/u"],
-        ),
+        ("l1/in -o lowerdir=l1", &["mountpoint @/l1/in is inside lower @/l1", "somewhere else"]),
+        ("u/in -o lowerdir=l1,upperdir=u", &["mountpoint @/u/in is inside upper @/u"]),
+        ("w/in -o lowerdir=l1,upperdir=u,workdir=w", &["@/w/in is inside workdir @/w"]),
+        ("deep -o lowerdir=u", &["mountpoint @/u/in is inside lower @/u"]),
         ("no -o lowerdir=l1", &["mountpoint no does not exist"]),
-        (
-            "l2/two -o lowerdir=l1",
-            &["mountpoint l2/two is not a directory"],
-        ),
+        ("l2/two -o lowerdir=l1", &["mountpoint l2/two is not a directory"]),
     ] {
-        let parts = parts
-            .iter()
-            .flat_map(|part| stage.words(&part.replace(' ', "\u{a0}")));
+        let parts = parts.iter().flat_map(|part| stage.words(&part.replace(' ', "\u{a0}")));
         let parts: Vec<String> = parts.map(|part| part.replace('\u{a0}', " ")).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let said = stage.plyfs(line).fails(3, &parts);
@@ -599,9 +407,7 @@ fn directories_that_make_no_union() {
 fn the_words_of_a_message_survive_the_background() {
     let stage = Stage::new();
     let line = "m -o lowerdir=no,bogus=1";
-    let background = stage
-        .plyfs(line)
-        .fails(3, &["warning: unknown option bogus=1 ignored\n"]);
+    let background = stage.plyfs(line).fails(3, &["warning: unknown option bogus=1 ignored\n"]);
     let foreground = stage.plyfs(&format!("-f {line}")).fails(3, &[]);
     assert_eq!(background.err, foreground.err);
 }
@@ -613,9 +419,7 @@ fn an_unknown_option_is_only_a_warning() {
     assert_eq!(said.err, "plyfs: warning: unknown option bogus ignored\n");
     let stage = Stage::new();
     let known = "xino=off,index=off,metacopy=on,cow,udba=none,auto_unmount,x-systemd.automount";
-    let said = stage
-        .plyfs(&format!("none m -o lowerdir=l1,{known}"))
-        .succeeds();
+    let said = stage.plyfs(&format!("none m -o lowerdir=l1,{known}")).succeeds();
     assert_eq!(said.err, "");
 }
 
@@ -627,11 +431,7 @@ fn disks_that_do_not_fit() {
             3,
             "u is on a read-only filesystem: mount with -o ro",
         ),
-        (
-            "mount --bind -o ro u u; $PLYFS m -o lowerdir=l1,upperdir=u,ro; umount m",
-            0,
-            "",
-        ),
+        ("mount --bind -o ro u u; $PLYFS m -o lowerdir=l1,upperdir=u,ro; umount m", 0, ""),
         (
             "mount -t tmpfs none w; $PLYFS m -o lowerdir=l1,upperdir=u,workdir=w",
             3,
@@ -652,16 +452,8 @@ fn disks_that_do_not_fit() {
             3,
             "others can write to .u.plyfs-work): give workdir=DIR",
         ),
-        (
-            "mount -t tmpfs none /dev; $PLYFS -f m -o lowerdir=l1",
-            5,
-            "modprobe fuse",
-        ),
-        (
-            "mount --bind l1 m; $PLYFS l2 -o lowerdir=l1:m",
-            3,
-            "are the same directory",
-        ),
+        ("mount -t tmpfs none /dev; $PLYFS -f m -o lowerdir=l1", 5, "modprobe fuse"),
+        ("mount --bind l1 m; $PLYFS l2 -o lowerdir=l1:m", 3, "are the same directory"),
     ] {
         let said = Stage::new().shell_in_namespace(script);
         assert_eq!(said.code, Some(code), "{script}: {said:?}");
@@ -687,9 +479,7 @@ fn a_live_upper_or_workdir_serves_one_mount_only() {
     for name in ["m2", "u2", "w2"] {
         fs::create_dir(stage.path(name)).expect("mkdir");
     }
-    stage
-        .plyfs("m -o lowerdir=l1,upperdir=u,workdir=w")
-        .succeeds();
+    stage.plyfs("m -o lowerdir=l1,upperdir=u,workdir=w").succeeds();
     let in_use = |dir: &str| format!("{} is in use by another mount", stage.path(dir).display());
     for (line, part) in [
         ("m2 -o lowerdir=l1,upperdir=u,workdir=w2", in_use("u")),
@@ -699,19 +489,12 @@ fn a_live_upper_or_workdir_serves_one_mount_only() {
     ] {
         stage.plyfs(line).fails(4, &[&part]);
     }
-    assert!(
-        !stage.path(".u.plyfs-work").exists(),
-        "a failed mount makes no workdir"
-    );
-    stage
-        .plyfs("m2 -o lowerdir=l1,upperdir=u2,workdir=w2")
-        .succeeds();
+    assert!(!stage.path(".u.plyfs-work").exists(), "a failed mount makes no workdir");
+    stage.plyfs("m2 -o lowerdir=l1,upperdir=u2,workdir=w2").succeeds();
     for at in ["m", "m2"] {
         stage.plyfs(&format!("umount {at}")).succeeds();
     }
-    stage
-        .plyfs("m2 -o lowerdir=l1,upperdir=u,workdir=w")
-        .succeeds();
+    stage.plyfs("m2 -o lowerdir=l1,upperdir=u,workdir=w").succeeds();
 }
 
 #[test]
@@ -736,15 +519,8 @@ fn names_that_need_escapes() {
     }
     let options = r"lowerdir=l\:1:l\,2,upperdir=u\\x,workdir=w,fsname=a b\,c";
     say(stage.command(PLYFS).args(["-o", options, "m p\\"])).succeeds();
-    assert_eq!(
-        stage.names_in("m p\\").expect("a mount"),
-        ["one", "three", "two"]
-    );
-    assert!(
-        stage.mounts()[0].starts_with("a\\040b,c "),
-        "{:?}",
-        stage.mounts()
-    );
+    assert_eq!(stage.names_in("m p\\").expect("a mount"), ["one", "three", "two"]);
+    assert!(stage.mounts()[0].starts_with("a\\040b,c "), "{:?}", stage.mounts());
     say(stage.command(PLYFS).args(["umount", "m p\\"])).succeeds();
     assert!(stage.mounts().is_empty());
 }
@@ -772,41 +548,24 @@ fn six_hundred_lowers_under_a_low_limit() {
     }
     let line = format!("prlimit --nofile=256:4096 $PLYFS m -o {list}");
     stage.shell(&line).succeeds();
-    assert_eq!(
-        stage.plyfs("branches m").succeeds().out.lines().count(),
-        601
-    );
+    assert_eq!(stage.plyfs("branches m").succeeds().out.lines().count(), 601);
 }
 
 #[test]
 fn the_daemon_keeps_nothing_of_its_caller() {
     let stage = Stage::new();
     // The command substitution ends only when nobody holds its pipe.
-    let said = stage
-        .shell("x=$($PLYFS $PWD/m -o lowerdir=l1 2>&1); echo \"[$x]\"")
-        .succeeds();
+    let said = stage.shell("x=$($PLYFS $PWD/m -o lowerdir=l1 2>&1); echo \"[$x]\"").succeeds();
     assert_eq!(said.out, "[]\n");
     let daemon = stage.daemon().expect("a daemon");
     let proc = PathBuf::from(format!("/proc/{}", daemon.as_raw_nonzero()));
     for fd in ["fd/0", "fd/1", "fd/2"] {
-        assert_eq!(
-            fs::read_link(proc.join(fd)).expect(fd),
-            Path::new("/dev/null")
-        );
+        assert_eq!(fs::read_link(proc.join(fd)).expect(fd), Path::new("/dev/null"));
     }
-    assert_eq!(
-        fs::read_link(proc.join("cwd")).expect("cwd"),
-        Path::new("/")
-    );
-    assert_eq!(
-        fs::read_to_string(proc.join("comm")).expect("comm"),
-        "plyfs\n"
-    );
+    assert_eq!(fs::read_link(proc.join("cwd")).expect("cwd"), Path::new("/"));
+    assert_eq!(fs::read_to_string(proc.join("comm")).expect("comm"), "plyfs\n");
     let stat = fs::read_to_string(proc.join("stat")).expect("stat");
-    let session = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.split(' ').nth(3));
+    let session = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(3));
     assert_eq!(session, Some(daemon.as_raw_nonzero().to_string().as_str()));
     stage.plyfs("umount m").succeeds();
     until("the daemon ends", || stage.daemon().is_none());
@@ -820,12 +579,7 @@ fn signals_unmount_cleanly() {
         daemon.signal(signal);
         assert_eq!(daemon.ends().code(), Some(0), "{signal:?}");
         assert!(stage.mounts().is_empty(), "{signal:?}");
-        assert!(
-            stage
-                .names_in("m")
-                .expect("an ordinary directory")
-                .is_empty()
-        );
+        assert!(stage.names_in("m").expect("an ordinary directory").is_empty());
     }
     let stage = Stage::new();
     stage.plyfs("@/m -o lowerdir=l1").succeeds();
@@ -847,12 +601,7 @@ fn a_signal_waits_for_the_last_user() {
     daemon.signal(Signal::TERM);
     until("the mount vanishes", || stage.mounts().is_empty());
     assert!(daemon.is_running());
-    assert!(
-        rustix::fs::Dir::read_from(&user)
-            .expect("a listing")
-            .count()
-            > 0
-    );
+    assert!(rustix::fs::Dir::read_from(&user).expect("a listing").count() > 0);
     assert!(daemon.is_running());
     drop(user);
     assert_eq!(daemon.ends().code(), Some(0));
@@ -872,12 +621,7 @@ fn a_second_signal_waits_for_nobody() {
 
 #[test]
 fn the_daemon_ends_with_its_mount() {
-    for script in [
-        "umount m",
-        "umount -l m",
-        "fusermount3 -u m",
-        "$PLYFS umount m",
-    ] {
+    for script in ["umount m", "umount -l m", "fusermount3 -u m", "$PLYFS umount m"] {
         let stage = Stage::new();
         let daemon = stage.foreground("-o lowerdir=l1,upperdir=u,workdir=w");
         stage.shell(script).succeeds();
@@ -954,9 +698,7 @@ fn a_caller_that_is_gone_has_called_the_mount_off() {
 #[test]
 fn an_inherited_variable_makes_nobody_the_daemon() {
     let stage = Stage::new();
-    stage
-        .shell("PLYFS_BACKGROUND_PARENT=1 $PLYFS m -o lowerdir=l1")
-        .succeeds();
+    stage.shell("PLYFS_BACKGROUND_PARENT=1 $PLYFS m -o lowerdir=l1").succeeds();
     stage.plyfs("umount m").succeeds();
 }
 
@@ -981,21 +723,15 @@ fn unmounting_what_is_in_use() {
     assert!(stage.mounts().is_empty());
     drop(user);
     assert_eq!(daemon.ends().code(), Some(0));
-    stage
-        .plyfs("umount m")
-        .fails(3, &["m is not the mountpoint of a plyfs"]);
-    stage
-        .plyfs("umount /proc")
-        .fails(3, &["/proc is not the mountpoint of a plyfs"]);
+    stage.plyfs("umount m").fails(3, &["m is not the mountpoint of a plyfs"]);
+    stage.plyfs("umount /proc").fails(3, &["/proc is not the mountpoint of a plyfs"]);
 }
 
 #[test]
 fn unmounting_waits_for_the_daemon() {
     let stage = Stage::new();
     for _ in 0..20 {
-        stage
-            .plyfs("m -o lowerdir=l1,upperdir=u,workdir=w")
-            .succeeds();
+        stage.plyfs("m -o lowerdir=l1,upperdir=u,workdir=w").succeeds();
         stage.plyfs("umount m").succeeds();
         let upper = fs::File::open(stage.path("u")).expect("open");
         rustix::fs::flock(&upper, rustix::fs::FlockOperation::NonBlockingLockExclusive)
@@ -1011,9 +747,7 @@ fn a_dead_mount_can_be_removed() {
     assert_eq!(daemon.ends().code(), None);
     let path = stage.path("m");
     let advice = format!("plyfs umount {}", path.display());
-    stage
-        .plyfs("@/m -o lowerdir=l1")
-        .fails(3, &["dead mount", &advice]);
+    stage.plyfs("@/m -o lowerdir=l1").fails(3, &["dead mount", &advice]);
     stage.plyfs("umount m").succeeds();
     stage.plyfs("m -o lowerdir=l1").succeeds();
 }
@@ -1023,16 +757,9 @@ fn root_of_a_user_namespace() {
     let stage = Stage::new();
     let script = "$PLYFS m -o lowerdir=l1,upperdir=u,workdir=w; ls m; grep fuse.plyfs /proc/self/mounts; $PLYFS umount m";
     let mut command = stage.command("unshare");
-    let said = say(command
-        .args(["-Urm", "sh", "-euc", script])
-        .env("PLYFS", PLYFS))
-    .succeeds();
+    let said = say(command.args(["-Urm", "sh", "-euc", script]).env("PLYFS", PLYFS)).succeeds();
     assert!(said.out.starts_with("one\nthree\n"), "{said:?}");
-    assert!(
-        said.out
-            .contains("user_id=0,group_id=0,default_permissions,allow_other"),
-        "{said:?}"
-    );
+    assert!(said.out.contains("user_id=0,group_id=0,default_permissions,allow_other"), "{said:?}");
 }
 
 /// The stage belongs to nobody, and so does a copy of the program: ours may lie in a directory
@@ -1045,29 +772,18 @@ fn as_nobody(script: &str) -> (Stage, Said) {
         std::os::unix::fs::chown(stage.path(name), Some(65534), Some(65534)).expect("chown");
     }
     let mut command = stage.command("setpriv");
-    command.args([
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        "sh",
-        "-euc",
-        script,
-    ]);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-euc", script]);
     let said = say(command.env("PLYFS", stage.path("plyfs")));
     (stage, said)
 }
 
 #[test]
 fn an_ordinary_user() {
-    let (stage, said) =
-        as_nobody("$PLYFS none m -o lowerdir=l1,upperdir=u,workdir=w,noatime; ls m");
+    let (stage, said) = as_nobody("$PLYFS none m -o lowerdir=l1,upperdir=u,workdir=w,noatime; ls m");
     assert_eq!(said.succeeds().out, "one\nthree\n");
     let mounts = stage.mounts();
     assert!(mounts[0].starts_with("none "), "{mounts:?}");
-    assert!(
-        mounts[0].contains(" fuse.plyfs rw,nosuid,nodev,noatime,user_id=65534,"),
-        "{mounts:?}"
-    );
+    assert!(mounts[0].contains(" fuse.plyfs rw,nosuid,nodev,noatime,user_id=65534,"), "{mounts:?}");
     assert!(mounts[0].contains(",default_permissions") && !mounts[0].contains("allow_other"));
     // Root may not look in, but it may unmount.
     stage.plyfs("umount m").succeeds();
@@ -1081,9 +797,7 @@ fn an_ordinary_user_unmounts() {
     said.succeeds();
     assert!(stage.mounts().is_empty());
 
-    let (stage, said) = as_nobody(&format!(
-        "{mount}; cd m; ! $PLYFS umount ../m; $PLYFS umount -z ../m"
-    ));
+    let (stage, said) = as_nobody(&format!("{mount}; cd m; ! $PLYFS umount ../m; $PLYFS umount -z ../m"));
     said.succeeds().fails(0, &["is in use", "--lazy"]);
     assert!(stage.mounts().is_empty());
 
@@ -1097,31 +811,11 @@ fn an_ordinary_user_unmounts() {
 #[test]
 fn what_an_ordinary_user_may_not() {
     for (script, code, parts) in [
-        (
-            "chmod 0 l1; $PLYFS m -o lowerdir=l1",
-            3,
-            &["l1 cannot be read", "permission"][..],
-        ),
-        (
-            "chmod 0500 u; $PLYFS m -o lowerdir=l1,upperdir=u,workdir=w",
-            3,
-            &["u cannot be written"],
-        ),
-        (
-            "chmod 0500 .; $PLYFS m -o lowerdir=l1,upperdir=u",
-            3,
-            &["give workdir=DIR"],
-        ),
-        (
-            "chmod 0500 m; $PLYFS m -o lowerdir=l1",
-            5,
-            &["fusermount3 refuses", "write access"],
-        ),
-        (
-            "PATH=/nowhere; $PLYFS m -o lowerdir=l1",
-            5,
-            &["install the package fuse3"],
-        ),
+        ("chmod 0 l1; $PLYFS m -o lowerdir=l1", 3, &["l1 cannot be read", "permission"][..]),
+        ("chmod 0500 u; $PLYFS m -o lowerdir=l1,upperdir=u,workdir=w", 3, &["u cannot be written"]),
+        ("chmod 0500 .; $PLYFS m -o lowerdir=l1,upperdir=u", 3, &["give workdir=DIR"]),
+        ("chmod 0500 m; $PLYFS m -o lowerdir=l1", 5, &["fusermount3 refuses", "write access"]),
+        ("PATH=/nowhere; $PLYFS m -o lowerdir=l1", 5, &["install the package fuse3"]),
     ] {
         let (stage, said) = as_nobody(script);
         said.fails(code, parts);

@@ -51,11 +51,7 @@ impl Staging {
             Err(e) if e.is(Errno::NODATA) || e.is(Errno::OPNOTSUPP) => {}
             result => result?,
         }
-        Ok(Self {
-            dir,
-            next: AtomicU64::new(0),
-            has_unnamed: AtomicBool::new(true),
-        })
+        Ok(Self { dir, next: AtomicU64::new(0), has_unnamed: AtomicBool::new(true) })
     }
 
     /// Removes the staging directory itself.
@@ -199,4 +195,3 @@ impl Drop for Staged {
         }
     }
 }
-

@@ -8,7 +8,9 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, Dev, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    self, AtFlags, Dev, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::lower::{Dir, Object, open, proc_path};
@@ -299,9 +301,7 @@ impl UpperObject {
     pub fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         match &self.0 {
-            Object::At(dir, name) => {
-                fs::chownat(dir, name.as_os_str(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-            }
+            Object::At(dir, name) => fs::chownat(dir, name.as_os_str(), uid, gid, AtFlags::SYMLINK_NOFOLLOW),
             Object::Open(fd) => fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH),
         }
         .call("fchownat")
@@ -313,9 +313,7 @@ impl UpperObject {
     /// Those of utimensat(2).
     pub fn set_times(&self, times: &Timestamps) -> Result<()> {
         match &self.0 {
-            Object::At(dir, name) => {
-                fs::utimensat(dir, name.as_os_str(), times, AtFlags::SYMLINK_NOFOLLOW)
-            }
+            Object::At(dir, name) => fs::utimensat(dir, name.as_os_str(), times, AtFlags::SYMLINK_NOFOLLOW),
             Object::Open(fd) => fs::utimensat(fs::CWD, &*proc_path(fd, None), times, AtFlags::empty()),
         }
         .call("utimensat")

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FileType, SeekFrom, XattrFlags};
 
@@ -68,11 +68,7 @@ impl Adapter {
     }
 
     fn caller(&self, request: &Request, umask: u32) -> Result<Caller> {
-        Ok(Caller {
-            uid: self.uid_on_disk(request.uid())?,
-            gid: self.gid_on_disk(request.gid())?,
-            umask,
-        })
+        Ok(Caller { uid: self.uid_on_disk(request.uid())?, gid: self.gid_on_disk(request.gid())?, umask })
     }
 
     fn uid_on_disk(&self, uid: u32) -> Result<u32> {
@@ -240,14 +236,7 @@ impl Filesystem for Adapter {
         guarded(|| empty(reply, self.union.rmdir(node(parent), name)));
     }
 
-    fn symlink(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         guarded(|| {
             let new = NewNode::Symlink(target.as_os_str());
             self.entry(reply, self.make(request, 0, parent, name, new));
@@ -367,14 +356,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsync(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _file: FileHandle,
-        data_only: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsync(&self, _request: &Request, ino: INodeNo, _file: FileHandle, data_only: bool, reply: ReplyEmpty) {
         guarded(|| empty(reply, self.union.fsync(node(ino), data_only)));
     }
 
@@ -419,10 +401,9 @@ impl Filesystem for Adapter {
         guarded(|| {
             let listed = self.union.readdirplus(node(ino), offset, |item| {
                 let (attr, ttl) = match &item.looked {
-                    Ok(Looked { attr, name_is_stable }) => (
-                        file_attr(attr, &self.ids),
-                        if *name_is_stable { DAY } else { Duration::ZERO },
-                    ),
+                    Ok(Looked { attr, name_is_stable }) => {
+                        (file_attr(attr, &self.ids), if *name_is_stable { DAY } else { Duration::ZERO })
+                    }
                     Err(id) => (bare_attr(*id, FileType::Directory), Duration::ZERO),
                 };
                 full(reply.add(attr.ino, item.cookie, item.name, &ttl, &attr, GENERATION))
@@ -472,9 +453,10 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         guarded(|| {
-            let list = self.union.listxattr(node(ino)).map(|keys| {
-                keys.iter().flat_map(|key| key.as_bytes().iter().copied().chain([0])).collect()
-            });
+            let list = self
+                .union
+                .listxattr(node(ino))
+                .map(|keys| keys.iter().flat_map(|key| key.as_bytes().iter().copied().chain([0])).collect());
             sized(reply, size, list);
         });
     }

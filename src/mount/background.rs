@@ -42,18 +42,15 @@ pub(super) fn launch() -> Result<u8, MountError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(failed(
-            "cannot start the daemon, which takes /proc/self/exe and /dev/null",
-        ))?;
+        .map_err(failed("cannot start the daemon, which takes /proc/self/exe and /dev/null"))?;
 
-    let relay = child.stderr.take().map(|mut complaints| {
-        std::thread::spawn(move || io::copy(&mut complaints, &mut io::stderr()))
-    });
+    let relay = child
+        .stderr
+        .take()
+        .map(|mut complaints| std::thread::spawn(move || io::copy(&mut complaints, &mut io::stderr())));
     let mut said = Vec::new();
     if let Some(mut words) = child.stdout.take() {
-        words
-            .read_to_end(&mut said)
-            .map_err(failed("cannot hear the daemon"))?;
+        words.read_to_end(&mut said).map_err(failed("cannot hear the daemon"))?;
     }
     if let Some(relay) = relay
         && let Ok(Err(error)) = relay.join()
@@ -73,27 +70,17 @@ pub(super) fn launch() -> Result<u8, MountError> {
 
 /// In the child: leaves the terminal's session, so that no Ctrl-C there reaches the mount.
 pub(super) fn leave_session() -> Result<(), MountError> {
-    let failed = |what| {
-        move |errno: Errno| MountError::Process {
-            what,
-            error: errno.into(),
-        }
-    };
+    let failed = |what| move |errno: Errno| MountError::Process { what, error: errno.into() };
     // The kernel names a process by what was executed, and that was /proc/self/exe.
     rustix::thread::set_name(c"plyfs").map_err(failed("prctl"))?;
-    rustix::process::setsid()
-        .map(|_| ())
-        .map_err(failed("setsid"))
+    rustix::process::setsid().map(|_| ()).map_err(failed("setsid"))
 }
 
 /// In the child: tells the parent that the mount answers, and keeps nothing that a caller could
 /// wait for: not the pipes, not the directory.
 pub(super) fn announce() -> Result<(), MountError> {
     let failed = |what| move |error: io::Error| MountError::Process { what, error };
-    let null = File::options()
-        .write(true)
-        .open("/dev/null")
-        .map_err(failed("/dev/null"))?;
+    let null = File::options().write(true).open("/dev/null").map_err(failed("/dev/null"))?;
     rustix::process::chdir("/").map_err(|errno| failed("chdir /")(errno.into()))?;
     rustix::stdio::dup2_stderr(&null).map_err(|errno| failed("dup2")(errno.into()))?;
     // A parent that is gone has called the mount off: then this fails, and so does the mount.

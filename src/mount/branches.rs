@@ -18,25 +18,15 @@ use crate::branch::{BranchRoot, BranchRoots, UpperRoot};
 use crate::options::{Access, MountOptions};
 
 /// Opens and checks every branch and the workdir.
-pub(super) fn open(
-    options: &MountOptions,
-    mountpoint: &Mountpoint,
-) -> Result<BranchRoots, MountError> {
-    let upper = options
-        .upper
-        .as_deref()
-        .map(|path| Opened::new(Role::Upper, path))
-        .transpose()?;
+pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<BranchRoots, MountError> {
+    let upper = options.upper.as_deref().map(|path| Opened::new(Role::Upper, path)).transpose()?;
     let work = match options.access {
         Access::ReadOnly => None,
         Access::ReadWrite => options.work.as_deref(),
     };
     let work = work.map(|path| Opened::new(Role::Work, path)).transpose()?;
-    let lowers = options
-        .lowers
-        .iter()
-        .map(|path| Opened::new(Role::Lower, path))
-        .collect::<Result<Vec<_>, _>>()?;
+    let lowers =
+        options.lowers.iter().map(|path| Opened::new(Role::Lower, path)).collect::<Result<Vec<_>, _>>()?;
 
     let all = || upper.iter().chain(&work).chain(&lowers);
     let known = distinct(all())?;
@@ -47,17 +37,11 @@ pub(super) fn open(
 
     let lowers = lowers.into_iter().map(Opened::into_root);
     match (upper, options.access) {
-        (None, _) => Ok(BranchRoots {
-            upper: None,
-            lowers: lowers.collect(),
-        }),
+        (None, _) => Ok(BranchRoots { upper: None, lowers: lowers.collect() }),
         (Some(upper), Access::ReadOnly) => {
             lock::take(&upper.fd, Hold::Shared, || upper.dir())?;
             let lowers = std::iter::once(upper.into_root()).chain(lowers).collect();
-            Ok(BranchRoots {
-                upper: None,
-                lowers,
-            })
+            Ok(BranchRoots { upper: None, lowers })
         }
         (Some(upper), Access::ReadWrite) => {
             writable(&upper)?;
@@ -77,14 +61,8 @@ pub(super) fn open(
                 }
             };
             lock::take(&work.fd, Hold::Exclusive, || work.dir())?;
-            let upper = UpperRoot {
-                upper: upper.into_root(),
-                work: work.into_root(),
-            };
-            Ok(BranchRoots {
-                upper: Some(upper),
-                lowers: lowers.collect(),
-            })
+            let upper = UpperRoot { upper: upper.into_root(), work: work.into_root() };
+            Ok(BranchRoots { upper: Some(upper), lowers: lowers.collect() })
         }
     }
 }
@@ -102,63 +80,39 @@ struct Opened {
 impl Opened {
     /// Opens `given` as the kernel resolves it: from the start directory, through symlinks.
     fn new(role: Role, given: &Path) -> Result<Self, MountError> {
-        let dir = || Dir {
-            role,
-            path: given.to_owned(),
-        };
+        let dir = || Dir { role, path: given.to_owned() };
         // For reading, not O_PATH: a lock needs it, and an unreadable branch shows here.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(given, flags, Mode::empty())
-            .and_then(|fd| {
-                rustix::fs::accessat(&fd, c".", Wanted::EXEC_OK, AtFlags::EACCESS).map(|()| fd)
-            })
+            .and_then(|fd| rustix::fs::accessat(&fd, c".", Wanted::EXEC_OK, AtFlags::EACCESS).map(|()| fd))
             .map_err(|errno| match errno {
                 Errno::NOENT => MountError::Missing(dir()),
                 Errno::NOTDIR => MountError::NotADirectory(dir()),
                 errno => MountError::Unreadable { dir: dir(), errno },
             })?;
-        let path = given
-            .canonicalize()
-            .or_else(|_| std::path::absolute(given))
-            .unwrap_or_else(|_| given.to_owned());
+        let path =
+            given.canonicalize().or_else(|_| std::path::absolute(given)).unwrap_or_else(|_| given.to_owned());
         Self::from_fd(role, path, fd)
     }
 
     fn from_fd(role: Role, path: PathBuf, fd: OwnedFd) -> Result<Self, MountError> {
         match Place::of(&fd) {
-            Ok(place) => Ok(Self {
-                role,
-                path,
-                fd,
-                place,
-            }),
-            Err(errno) => Err(MountError::Directory {
-                dir: Dir { role, path },
-                call: "statx",
-                errno,
-            }),
+            Ok(place) => Ok(Self { role, path, fd, place }),
+            Err(errno) => Err(MountError::Directory { dir: Dir { role, path }, call: "statx", errno }),
         }
     }
 
     fn dir(&self) -> Dir {
-        Dir {
-            role: self.role,
-            path: self.path.clone(),
-        }
+        Dir { role: self.role, path: self.path.clone() }
     }
 
     fn into_root(self) -> BranchRoot {
-        BranchRoot {
-            path: self.path,
-            fd: self.fd,
-        }
+        BranchRoot { path: self.path, fd: self.fd }
     }
 }
 
 /// Every directory by its identity; an error if one is there twice.
-fn distinct<'a>(
-    dirs: impl Iterator<Item = &'a Opened>,
-) -> Result<HashMap<Identity, &'a Opened>, MountError> {
+fn distinct<'a>(dirs: impl Iterator<Item = &'a Opened>) -> Result<HashMap<Identity, &'a Opened>, MountError> {
     let mut known: HashMap<Identity, &Opened> = HashMap::new();
     for dir in dirs {
         if let Some(first) = known.insert(dir.place.identity, dir) {
@@ -175,31 +129,19 @@ fn not_nested(inner: &Opened, known: &HashMap<Identity, &Opened>) -> Result<(), 
         errno,
     })?;
     match above.iter().find_map(|identity| known.get(identity)) {
-        Some(outer) => Err(MountError::Nested {
-            inner: inner.dir(),
-            outer: outer.dir(),
-        }),
+        Some(outer) => Err(MountError::Nested { inner: inner.dir(), outer: outer.dir() }),
         None => Ok(()),
     }
 }
 
 /// On a branch itself is allowed, as `mount -t overlay -o lowerdir=/x /x` is: the descriptors
 /// reach what lies under the mount. Inside one, the union would show itself.
-fn mountpoint_outside(
-    mountpoint: &Mountpoint,
-    known: &HashMap<Identity, &Opened>,
-) -> Result<(), MountError> {
+fn mountpoint_outside(mountpoint: &Mountpoint, known: &HashMap<Identity, &Opened>) -> Result<(), MountError> {
     let path = || mountpoint.path.clone();
-    let above =
-        place::ancestors(&mountpoint.dir).map_err(|errno| MountError::MountpointUnreadable {
-            path: path(),
-            errno,
-        })?;
+    let above = place::ancestors(&mountpoint.dir)
+        .map_err(|errno| MountError::MountpointUnreadable { path: path(), errno })?;
     match above.iter().find_map(|identity| known.get(identity)) {
-        Some(dir) => Err(MountError::MountpointInside {
-            path: path(),
-            dir: dir.dir(),
-        }),
+        Some(dir) => Err(MountError::MountpointInside { path: path(), dir: dir.dir() }),
         None => Ok(()),
     }
 }
@@ -213,16 +155,8 @@ fn writable(dir: &Opened) -> Result<(), MountError> {
     if disk.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(MountError::ReadOnlyDisk(dir.dir()));
     }
-    rustix::fs::accessat(
-        &dir.fd,
-        c".",
-        Wanted::WRITE_OK | Wanted::EXEC_OK,
-        AtFlags::EACCESS,
-    )
-    .map_err(|errno| MountError::Unwritable {
-        dir: dir.dir(),
-        errno,
-    })
+    rustix::fs::accessat(&dir.fd, c".", Wanted::WRITE_OK | Wanted::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|errno| MountError::Unwritable { dir: dir.dir(), errno })
 }
 
 /// A staged file is published by one rename, and a rename does not cross mounts.
@@ -231,8 +165,5 @@ fn can_rename_between(work: &Opened, upper: &Opened) -> Result<(), MountError> {
     if same_disk && work.place.mount_id == upper.place.mount_id {
         return Ok(());
     }
-    Err(MountError::WorkElsewhere {
-        work: work.path.clone(),
-        upper: upper.path.clone(),
-    })
+    Err(MountError::WorkElsewhere { work: work.path.clone(), upper: upper.path.clone() })
 }

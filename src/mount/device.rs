@@ -34,10 +34,7 @@ pub(super) fn mount(target: &Path, options: &MountOptions) -> Result<OwnedFd, Mo
             helper::mount(target, options)
         }
         Err(Errno::NODEV) => Err(MountError::NoDevice(Errno::NODEV)),
-        Err(errno) => Err(MountError::Mount {
-            path: target.to_owned(),
-            errno,
-        }),
+        Err(errno) => Err(MountError::Mount { path: target.to_owned(), errno }),
     }
 }
 

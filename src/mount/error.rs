@@ -101,9 +101,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The upper or the workdir cannot be written.
-    #[error(
-        "{dir} cannot be written: {errno}; give this user write permission, or mount with -o ro"
-    )]
+    #[error("{dir} cannot be written: {errno}; give this user write permission, or mount with -o ro")]
     Unwritable {
         /// The directory.
         dir: Dir,
@@ -293,10 +291,9 @@ impl MountError {
             | Self::MountpointInside { .. }
             | Self::NotMounted(_) => Exit::Setup,
             Self::InUse(_) | Self::Busy(_) => Exit::InUse,
-            Self::NoDevice(_)
-            | Self::NoHelper(_)
-            | Self::HelperRefused { .. }
-            | Self::AllowOtherRefused => Exit::NoFuse,
+            Self::NoDevice(_) | Self::NoHelper(_) | Self::HelperRefused { .. } | Self::AllowOtherRefused => {
+                Exit::NoFuse
+            }
             Self::Mount { .. }
             | Self::NotVisible(_)
             | Self::NoAnswer { .. }
@@ -317,14 +314,7 @@ mod tests {
 
     #[test]
     fn the_help_describes_every_code_once() {
-        let codes = [
-            Exit::Success,
-            Exit::Failure,
-            Exit::CommandLine,
-            Exit::Setup,
-            Exit::InUse,
-            Exit::NoFuse,
-        ];
+        let codes = [Exit::Success, Exit::Failure, Exit::CommandLine, Exit::Setup, Exit::InUse, Exit::NoFuse];
         let described: Vec<&str> = EXIT_CODES.lines().skip(1).map(|line| &line[2..3]).collect();
         let expected: Vec<String> = codes.iter().map(|code| (*code as u8).to_string()).collect();
         assert_eq!(described, expected);

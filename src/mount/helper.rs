@@ -21,16 +21,9 @@ const PROGRAM: &str = "fusermount3";
 
 /// Mounts on `target` and returns the session's descriptor.
 pub(super) fn mount(target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|errno| MountError::Process {
-        what: "socketpair",
-        error: errno.into(),
-    })?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| MountError::Process { what: "socketpair", error: errno.into() })?;
 
     // The socket is its stdin, so no other descriptor has to survive the exec.
     let mut child = Command::new(PROGRAM)
@@ -46,19 +39,12 @@ pub(super) fn mount(target: &Path, options: &MountOptions) -> Result<OwnedFd, Mo
         .map_err(MountError::NoHelper)?;
 
     let device = receive(&ours);
-    let complaint = finish(&mut child).map_err(|error| MountError::Process {
-        what: "wait for fusermount3",
-        error,
-    })?;
-    let refused = |reason| MountError::HelperRefused {
-        path: target.to_owned(),
-        reason,
-    };
+    let complaint =
+        finish(&mut child).map_err(|error| MountError::Process { what: "wait for fusermount3", error })?;
+    let refused = |reason| MountError::HelperRefused { path: target.to_owned(), reason };
     match (device, complaint) {
         (Ok(Some(device)), None) => Ok(device),
-        (_, Some(complaint)) if complaint.contains("user_allow_other") => {
-            Err(MountError::AllowOtherRefused)
-        }
+        (_, Some(complaint)) if complaint.contains("user_allow_other") => Err(MountError::AllowOtherRefused),
         (_, Some(complaint)) => Err(refused(complaint)),
         (Ok(None), None) => Err(refused("it sent no descriptor".to_owned())),
         (Err(error), None) => Err(refused(error.to_string())),
@@ -105,12 +91,7 @@ fn finish(child: &mut Child) -> io::Result<Option<String>> {
     }
     let complaint = String::from_utf8_lossy(&complaint);
     let complaint = complaint.trim();
-    Ok(Some(
-        complaint
-            .strip_prefix("fusermount3: ")
-            .unwrap_or(complaint)
-            .to_owned(),
-    ))
+    Ok(Some(complaint.strip_prefix("fusermount3: ").unwrap_or(complaint).to_owned()))
 }
 
 /// The descriptor that comes through the socket; None if the other side closes it instead.

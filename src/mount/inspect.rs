@@ -20,17 +20,12 @@ pub const BRANCHES_XATTR: &str = "user.plyfs.branches";
 pub fn branches(given: &Path) -> Result<Vec<u8>, MountError> {
     let not_mounted = || MountError::NotMounted(given.to_owned());
     let mountpoint = given.canonicalize().map_err(|_| not_mounted())?;
-    let entry = mountinfo::topmost_at(&mountpoint).map_err(|error| MountError::Process {
-        what: "/proc/self/mountinfo",
-        error,
-    })?;
+    let entry = mountinfo::topmost_at(&mountpoint)
+        .map_err(|error| MountError::Process { what: "/proc/self/mountinfo", error })?;
     if !entry.is_some_and(|entry| entry.is_plyfs()) {
         return Err(not_mounted());
     }
-    let mut list = read(&mountpoint).map_err(|errno| MountError::NoBranches {
-        path: mountpoint,
-        errno,
-    })?;
+    let mut list = read(&mountpoint).map_err(|errno| MountError::NoBranches { path: mountpoint, errno })?;
     if !list.ends_with(b"\n") {
         list.push(b'\n');
     }

@@ -33,10 +33,7 @@ pub(super) fn take(fd: impl AsFd, hold: Hold, dir: impl FnOnce() -> Dir) -> Resu
         Err(Errno::WOULDBLOCK) => Err(MountError::InUse(dir())),
         // Some network filesystems lock no directories: better unguarded than not at all.
         Err(errno) => {
-            warn!(
-                "{} cannot be locked ({errno}): take care that no other mount uses it",
-                dir()
-            );
+            warn!("{} cannot be locked ({errno}): take care that no other mount uses it", dir());
             Ok(())
         }
     }

@@ -77,10 +77,7 @@ fn serve(options: &MountOptions, ready: Ready) -> Result<(), MountError> {
     let mountpoint = Mountpoint::open(&options.mountpoint)?;
     let branches = branches::open(options, &mountpoint)?;
     let listing = listing(&branches);
-    let ids = options.ids.of_daemon(
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
-    );
+    let ids = options.ids.of_daemon(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let union_options = UnionOptions {
         volatile: options.volatile,
         overlay_upper: options.overlay_upper,
@@ -135,32 +132,20 @@ fn close(union: &Union) {
 fn answers(mountpoint: &Path) -> Result<(), MountError> {
     std::fs::metadata(mountpoint)
         .map(|_| ())
-        .map_err(|error| MountError::NoAnswer {
-            path: mountpoint.to_owned(),
-            error,
-        })
+        .map_err(|error| MountError::NoAnswer { path: mountpoint.to_owned(), error })
 }
 
 /// The branches as AUFS shows them.
 fn listing(branches: &BranchRoots) -> Vec<String> {
-    let upper = branches
-        .upper
-        .iter()
-        .map(|upper| format!("{}=rw", upper.upper.path.display()));
-    let lowers = branches
-        .lowers
-        .iter()
-        .map(|lower| format!("{}=ro", lower.path.display()));
+    let upper = branches.upper.iter().map(|upper| format!("{}=rw", upper.upper.path.display()));
+    let lowers = branches.lowers.iter().map(|lower| format!("{}=ro", lower.path.display()));
     upper.chain(lowers).collect()
 }
 
 /// A branch is an open directory, and a stack can have hundreds.
 fn raise_open_files() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
+    let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
         warn!("the limit of open files stays as it is: {errno}");
     }

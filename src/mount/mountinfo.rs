@@ -45,12 +45,7 @@ fn parse(line: &[u8]) -> Option<Entry> {
     let mountpoint = unescape(fields.nth(1)?).into();
     fields.find(|field| field == b"-")?;
     let fs_type = text(fields.next()?);
-    Some(Entry {
-        mount_id,
-        device,
-        mountpoint,
-        fs_type,
-    })
+    Some(Entry { mount_id, device, mountpoint, fs_type })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -58,9 +53,7 @@ fn unescape(field: &[u8]) -> OsString {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
-        let octal = (byte == b'\\')
-            .then(|| tail.get(..3).and_then(octal))
-            .flatten();
+        let octal = (byte == b'\\').then(|| tail.get(..3).and_then(octal)).flatten();
         plain.push(octal.unwrap_or(byte));
         rest = if octal.is_some() { &tail[3..] } else { tail };
     }
@@ -79,29 +72,13 @@ mod tests {
     #[test]
     fn lines_with_and_without_optional_fields() {
         for (line, path, fs_type) in [
-            (
-                "36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw",
-                "/mnt",
-                "ext3",
-            ),
-            (
-                "36 35 98:0 / /mnt rw - fuse.plyfs - rw",
-                "/mnt",
-                "fuse.plyfs",
-            ),
-            (
-                r"36 35 98:0 / /a\040b\134c\011 rw x:1 y:2 - fuse.plyfs none rw",
-                "/a b\\c\t",
-                FS_TYPE,
-            ),
+            ("36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw", "/mnt", "ext3"),
+            ("36 35 98:0 / /mnt rw - fuse.plyfs - rw", "/mnt", "fuse.plyfs"),
+            (r"36 35 98:0 / /a\040b\134c\011 rw x:1 y:2 - fuse.plyfs none rw", "/a b\\c\t", FS_TYPE),
         ] {
             let entry = parse(line.as_bytes()).expect(line);
             assert_eq!(entry.mountpoint, Path::new(path), "{line}");
-            assert_eq!(
-                (entry.mount_id, entry.device.as_str()),
-                (36, "98:0"),
-                "{line}"
-            );
+            assert_eq!((entry.mount_id, entry.device.as_str()), (36, "98:0"), "{line}");
             assert_eq!(entry.fs_type, fs_type, "{line}");
         }
         assert_eq!(parse(b""), None);

@@ -29,20 +29,12 @@ impl Mountpoint {
             Errno::NOENT => MountError::NoMountpoint(path.clone()),
             Errno::NOTDIR => MountError::MountpointNotADirectory(path.clone()),
             Errno::NOTCONN | Errno::CONNABORTED => MountError::DeadMount(path.clone()),
-            errno => MountError::MountpointUnreadable {
-                path: path.clone(),
-                errno,
-            },
+            errno => MountError::MountpointUnreadable { path: path.clone(), errno },
         })?;
-        let absolute = given
-            .canonicalize()
-            .map_err(|error| MountError::MountpointUnreadable {
-                errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
-                path,
-            })?;
-        Ok(Self {
-            path: absolute,
-            dir,
-        })
+        let absolute = given.canonicalize().map_err(|error| MountError::MountpointUnreadable {
+            errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+            path,
+        })?;
+        Ok(Self { path: absolute, dir })
     }
 }

@@ -34,13 +34,7 @@ impl Place {
         let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
         let stat = rustix::fs::statx(dir, c"", AtFlags::EMPTY_PATH, wanted)?;
         let device = (stat.stx_dev_major, stat.stx_dev_minor);
-        Ok(Self {
-            identity: Identity {
-                device,
-                inode: stat.stx_ino,
-            },
-            mount_id: stat.stx_mnt_id,
-        })
+        Ok(Self { identity: Identity { device, inode: stat.stx_ino }, mount_id: stat.stx_mnt_id })
     }
 }
 
@@ -88,11 +82,7 @@ mod tests {
         let outer = tempfile::tempdir().expect("a temporary directory");
         let inner = outer.path().join("a/b");
         std::fs::create_dir_all(&inner).expect("two directories");
-        let identity = |path| {
-            Place::of(File::open(path).expect("open"))
-                .expect("statx")
-                .identity
-        };
+        let identity = |path| Place::of(File::open(path).expect("open")).expect("statx").identity;
         let above = ancestors(File::open(&inner).expect("open")).expect("a walk");
         assert_eq!(above[0], identity(outer.path().join("a")));
         assert_eq!(above[1], identity(outer.path().to_owned()));

@@ -48,10 +48,7 @@ pub(super) struct Events {
 impl Events {
     /// Listens to the signals from now on, so that none between mounting and serving is lost.
     pub(super) fn listen() -> Result<Self, MountError> {
-        let failed = |error| MountError::Process {
-            what: "cannot listen to signals",
-            error,
-        };
+        let failed = |error| MountError::Process { what: "cannot listen to signals", error };
         let (sender, receiver) = mpsc::channel();
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
         let listener = sender.clone();
@@ -69,18 +66,13 @@ impl Events {
     }
 
     /// Answers the kernel's handshake on `device`, and serves on threads of their own.
-    pub(super) fn start(
-        &self,
-        adapter: Adapter,
-        device: OwnedFd,
-        threads: usize,
-    ) -> Result<(), MountError> {
+    pub(super) fn start(&self, adapter: Adapter, device: OwnedFd, threads: usize) -> Result<(), MountError> {
         let mut config = fuser::Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
         // The kernel sends its part of the handshake with the mount, so this does not block.
-        let session = Session::from_fd(adapter, device, SessionACL::All, config)
-            .map_err(MountError::Session)?;
+        let session =
+            Session::from_fd(adapter, device, SessionACL::All, config).map_err(MountError::Session)?;
         let ended = self.sender.clone();
         thread::Builder::new()
             .name("plyfs-session".to_owned())
@@ -89,10 +81,7 @@ impl Events {
                     warn!("nobody waits for the session any more");
                 }
             })
-            .map_err(|error| MountError::Process {
-                what: "cannot start a thread",
-                error,
-            })?;
+            .map_err(|error| MountError::Process { what: "cannot start a thread", error })?;
         Ok(())
     }
 
@@ -111,10 +100,7 @@ impl Events {
             Err(RecvError) => unreachable!("we hold a sender ourselves"),
         }
         let deadline = Instant::now() + GRACE;
-        while let Ok(event) = self
-            .receiver
-            .recv_timeout(deadline.duration_since(Instant::now()))
-        {
+        while let Ok(event) = self.receiver.recv_timeout(deadline.duration_since(Instant::now())) {
             if let Event::Ended(result) = event {
                 return complete(result);
             }

@@ -48,10 +48,7 @@ impl Mounted {
         let known_by = Sign::of(mountpoint, device);
         let error = match known_by {
             Ok(Some(known_by)) => {
-                return Ok(Self {
-                    mountpoint: mountpoint.to_owned(),
-                    known_by,
-                });
+                return Ok(Self { mountpoint: mountpoint.to_owned(), known_by });
             }
             Ok(None) => return Err(MountError::NotVisible(mountpoint.to_owned())),
             Err(error) => error,
@@ -60,19 +57,12 @@ impl Mounted {
         if let Err(error) = take_away(mountpoint, Detach::Lazily) {
             warn!("{error}");
         }
-        Err(MountError::Process {
-            what: "cannot look for the new mount in /proc",
-            error,
-        })
+        Err(MountError::Process { what: "cannot look for the new mount in /proc", error })
     }
 
     /// Unmounts; does nothing if somebody else already did.
     pub(super) fn unmount(&self, detach: Detach) -> Result<(), MountError> {
-        if self.is_there() {
-            take_away(&self.mountpoint, detach)
-        } else {
-            Ok(())
-        }
+        if self.is_there() { take_away(&self.mountpoint, detach) } else { Ok(()) }
     }
 
     /// Whether what a walk to the mountpoint finds is still our mount. Somebody may have
@@ -100,10 +90,7 @@ impl Sign {
         };
         Ok(Some(match unique_mount_id(mountpoint) {
             Some(id) => Self::Unique(id),
-            None => Self::Connected {
-                entry,
-                device: device.try_clone()?,
-            },
+            None => Self::Connected { entry, device: device.try_clone()? },
         }))
     }
 }
@@ -145,20 +132,14 @@ fn is_disconnected(device: &OwnedFd) -> bool {
 pub fn umount(given: &Path, lazy: bool) -> Result<(), MountError> {
     let not_mounted = || MountError::NotMounted(given.to_owned());
     let mountpoint = given.canonicalize().map_err(|_| not_mounted())?;
-    let entry = mountinfo::topmost_at(&mountpoint).map_err(|error| MountError::Process {
-        what: "/proc/self/mountinfo",
-        error,
-    })?;
+    let entry = mountinfo::topmost_at(&mountpoint)
+        .map_err(|error| MountError::Process { what: "/proc/self/mountinfo", error })?;
     if !entry.is_some_and(|entry| entry.is_plyfs()) {
         return Err(not_mounted());
     }
     // Asked now, because nobody answers later. A dead or foreign mount need not answer.
     let upper = inspect::upper(&mountpoint);
-    let detach = if lazy {
-        Detach::Lazily
-    } else {
-        Detach::IfUnused
-    };
+    let detach = if lazy { Detach::Lazily } else { Detach::IfUnused };
     take_away(&mountpoint, detach)?;
     match upper {
         // After a lazy detach the daemon goes on for as long as the mount has users.
@@ -184,10 +165,7 @@ fn take_away(mountpoint: &Path, detach: Detach) -> Result<(), MountError> {
                 MountError::CannotUnmount { path, reason }
             }
         }),
-        Err(errno) => Err(MountError::CannotUnmount {
-            path,
-            reason: errno.to_string(),
-        }),
+        Err(errno) => Err(MountError::CannotUnmount { path, reason: errno.to_string() }),
     }
 }
 

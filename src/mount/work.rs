@@ -14,10 +14,7 @@ use super::place::{self, Place};
 
 /// Makes or finds the default workdir of `upper`, which stands at the absolute `path`.
 pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, OwnedFd), MountError> {
-    let needed = |reason: String| MountError::NeedsWork {
-        upper: path.to_owned(),
-        reason,
-    };
+    let needed = |reason: String| MountError::NeedsWork { upper: path.to_owned(), reason };
     let (Some(upper_name), Some(parent_path)) = (path.file_name(), path.parent()) else {
         return Err(needed("it is the root directory".to_owned()));
     };
@@ -35,8 +32,7 @@ pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, Own
         Err(errno) => return Err(failed(errno)),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let work =
-        rustix::fs::openat(&parent, name.as_os_str(), flags, Mode::empty()).map_err(failed)?;
+    let work = rustix::fs::openat(&parent, name.as_os_str(), flags, Mode::empty()).map_err(failed)?;
     // Beside an upper in /tmp anybody could have made that name, to change what is staged.
     let stat = rustix::fs::statat(&work, c"", AtFlags::EMPTY_PATH).map_err(failed)?;
     let others = Mode::WGRP | Mode::WOTH;
@@ -46,10 +42,7 @@ pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, Own
         return Err(needed(format!("others can write to {}", name.display())));
     }
     if Place::of(&work).map_err(failed)?.mount_id != upper_place.mount_id {
-        return Err(needed(format!(
-            "something is mounted on {}",
-            name.display()
-        )));
+        return Err(needed(format!("something is mounted on {}", name.display())));
     }
     Ok((parent_path.join(name), work))
 }

@@ -46,10 +46,7 @@ pub fn names_of(flags: MountFlags) -> impl Iterator<Item = &'static str> {
 /// Whether `name` is an option of a peer, of libfuse or of mount(8).
 pub(super) fn is_known(name: &[u8]) -> bool {
     let begins_as_comment = name.starts_with(b"x-") || name.starts_with(b"X-");
-    begins_as_comment
-        || PEERS
-            .iter()
-            .any(|(_, names)| names.iter().any(|n| n.as_bytes() == name))
+    begins_as_comment || PEERS.iter().any(|(_, names)| names.iter().any(|n| n.as_bytes() == name))
 }
 
 /// Every peer's options that we have no use for.

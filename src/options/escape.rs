@@ -56,12 +56,7 @@ fn find_unescaped(bytes: &[u8], wanted: u8, from: usize) -> Option<usize> {
 /// Where a quoted context that `rest` begins with ends. Only contexts are ever quoted: in a
 /// path, a quote is one of the name's bytes.
 fn end_of_context(rest: &[u8]) -> Option<usize> {
-    const QUOTED: [&[u8]; 4] = [
-        b"context=\"",
-        b"fscontext=\"",
-        b"defcontext=\"",
-        b"rootcontext=\"",
-    ];
+    const QUOTED: [&[u8]; 4] = [b"context=\"", b"fscontext=\"", b"defcontext=\"", b"rootcontext=\""];
     let start = QUOTED.iter().find(|start| rest.starts_with(start))?.len();
     let length = rest[start..].iter().position(|&byte| byte == b'"')?;
     Some(start + length + 1)
@@ -72,10 +67,7 @@ mod tests {
     use super::*;
 
     fn strings<T: AsRef<[u8]>>(pieces: &[T]) -> Vec<String> {
-        pieces
-            .iter()
-            .map(|piece| String::from_utf8_lossy(piece.as_ref()).into_owned())
-            .collect()
+        pieces.iter().map(|piece| String::from_utf8_lossy(piece.as_ref()).into_owned()).collect()
     }
 
     #[test]
@@ -111,17 +103,10 @@ mod tests {
 
     #[test]
     fn only_our_own_escapes_are_taken_away() {
-        for (escaped, plain) in [
-            (r"a\:b\,c\\d", r"a:b,c\d"),
-            (r"a\b\", r"a\b\"),
-            (r"\\:", r"\:"),
-            (r"\\\:", r"\:"),
-        ] {
-            assert_eq!(
-                strings(&[unescape(escaped.as_bytes())]),
-                [plain],
-                "{escaped}"
-            );
+        for (escaped, plain) in
+            [(r"a\:b\,c\\d", r"a:b,c\d"), (r"a\b\", r"a\b\"), (r"\\:", r"\:"), (r"\\\:", r"\:")]
+        {
+            assert_eq!(strings(&[unescape(escaped.as_bytes())]), [plain], "{escaped}");
         }
     }
 }

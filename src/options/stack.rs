@@ -51,33 +51,21 @@ impl Stack {
     }
 
     /// `lowerdir+=` and `--lower`: one more, below the others.
-    pub(super) fn add_lower(
-        &mut self,
-        option: &'static str,
-        dir: PathBuf,
-    ) -> Result<(), OptionError> {
+    pub(super) fn add_lower(&mut self, option: &'static str, dir: PathBuf) -> Result<(), OptionError> {
         self.give(option)?;
         self.lowers.push(dir);
         Ok(())
     }
 
     /// `upperdir=` and `--upper`.
-    pub(super) fn set_upper(
-        &mut self,
-        option: &'static str,
-        dir: PathBuf,
-    ) -> Result<(), OptionError> {
+    pub(super) fn set_upper(&mut self, option: &'static str, dir: PathBuf) -> Result<(), OptionError> {
         self.give(option)?;
         self.upper = Some(dir);
         Ok(())
     }
 
     /// `dirs=`, `br=`, `br:`: the whole stack, each branch with or without its permission.
-    pub(super) fn set_aufs(
-        &mut self,
-        option: &'static str,
-        list: &[u8],
-    ) -> Result<(), OptionError> {
+    pub(super) fn set_aufs(&mut self, option: &'static str, list: &[u8]) -> Result<(), OptionError> {
         self.give(option)?;
         self.upper = None;
         self.lowers.clear();

@@ -6,8 +6,7 @@ use super::*;
 use crate::cli::{Cli, Command};
 
 fn read(line: &str) -> Result<(MountOptions, Vec<Warning>), OptionError> {
-    let cli =
-        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+    let cli = Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
     match cli.into_command() {
         Command::Mount(args) => parse(&args),
         other => panic!("{line} is no mount but {other:?}"),
@@ -30,81 +29,21 @@ fn paths(names: &[&str]) -> Vec<PathBuf> {
 
 #[test]
 fn branches() {
-    type Row = (
-        &'static str,
-        Option<&'static str>,
-        &'static [&'static str],
-        Option<&'static str>,
-    );
+    type Row = (&'static str, Option<&'static str>, &'static [&'static str], Option<&'static str>);
     let table: &[Row] = &[
-        (
-            "plyfs -o lowerdir=a:b,upperdir=u,workdir=w m",
-            Some("u"),
-            &["a", "b"],
-            Some("w"),
-        ),
-        (
-            "plyfs m -o lowerdir=a:b -oupperdir=u -o workdir=w",
-            Some("u"),
-            &["a", "b"],
-            Some("w"),
-        ),
-        (
-            "plyfs none -olowerdir=a m -oworkdir=w,upperdir=u",
-            Some("u"),
-            &["a"],
-            Some("w"),
-        ),
-        (
-            "plyfs mount -o lowerdir=a:b none m",
-            None,
-            &["a", "b"],
-            None,
-        ),
-        (
-            "plyfs mount --lower a --lower b --upper u --work w m",
-            Some("u"),
-            &["a", "b"],
-            Some("w"),
-        ),
+        ("plyfs -o lowerdir=a:b,upperdir=u,workdir=w m", Some("u"), &["a", "b"], Some("w")),
+        ("plyfs m -o lowerdir=a:b -oupperdir=u -o workdir=w", Some("u"), &["a", "b"], Some("w")),
+        ("plyfs none -olowerdir=a m -oworkdir=w,upperdir=u", Some("u"), &["a"], Some("w")),
+        ("plyfs mount -o lowerdir=a:b none m", None, &["a", "b"], None),
+        ("plyfs mount --lower a --lower b --upper u --work w m", Some("u"), &["a", "b"], Some("w")),
         ("plyfs mount m --upper u", Some("u"), &[], None),
-        (
-            "plyfs -o lowerdir+=a,lowerdir+=b:c m",
-            None,
-            &["a", "b:c"],
-            None,
-        ),
-        (
-            "plyfs -o lowerdir=a:b,lowerdir+=c m",
-            None,
-            &["a", "b", "c"],
-            None,
-        ),
+        ("plyfs -o lowerdir+=a,lowerdir+=b:c m", None, &["a", "b:c"], None),
+        ("plyfs -o lowerdir=a:b,lowerdir+=c m", None, &["a", "b", "c"], None),
         ("plyfs -o lowerdir=a:b -o lowerdir=c m", None, &["c"], None),
-        (
-            r"plyfs -o lowerdir=a\:b:c\,d:e\\f,upperdir=x\:y m",
-            Some("x:y"),
-            &["a:b", "c,d", r"e\f"],
-            None,
-        ),
-        (
-            "plyfs -o lowerdir=../a/../b/:./c m",
-            None,
-            &["../a/../b/", "./c"],
-            None,
-        ),
-        (
-            "plyfs -o dirs=./u:./b:./a none ./m",
-            Some("./u"),
-            &["./b", "./a"],
-            None,
-        ),
-        (
-            "plyfs -o br:u=rw:b=ro:a=rr none m",
-            Some("u"),
-            &["b", "a"],
-            None,
-        ),
+        (r"plyfs -o lowerdir=a\:b:c\,d:e\\f,upperdir=x\:y m", Some("x:y"), &["a:b", "c,d", r"e\f"], None),
+        ("plyfs -o lowerdir=../a/../b/:./c m", None, &["../a/../b/", "./c"], None),
+        ("plyfs -o dirs=./u:./b:./a none ./m", Some("./u"), &["./b", "./a"], None),
+        ("plyfs -o br:u=rw:b=ro:a=rr none m", Some("u"), &["b", "a"], None),
         ("plyfs -o br=u:b=ro+wh m", Some("u"), &["b"], None),
         ("plyfs -o dirs=b=RO:a m", None, &["b", "a"], None),
         ("plyfs -o dirs=u=x=rw:a=ro m", Some("u=x"), &["a"], None),
@@ -114,11 +53,7 @@ fn branches() {
         assert_eq!(options.upper, upper.map(PathBuf::from), "{line}");
         assert_eq!(options.lowers, paths(lowers), "{line}");
         assert_eq!(options.work, work.map(PathBuf::from), "{line}");
-        let access = if upper.is_some() {
-            Access::ReadWrite
-        } else {
-            Access::ReadOnly
-        };
+        let access = if upper.is_some() { Access::ReadWrite } else { Access::ReadOnly };
         assert_eq!(options.access, access, "{line}");
     }
 }
@@ -142,17 +77,10 @@ fn source_and_mountpoint() {
 fn switches() {
     let plain = options("plyfs m -o upperdir=u,lowerdir=a");
     assert!(!plain.volatile && !plain.foreground && !plain.overlay_upper);
-    assert_eq!(
-        (plain.threads, plain.sharing),
-        (DEFAULT_THREADS, Sharing::ByPrivilege)
-    );
+    assert_eq!((plain.threads, plain.sharing), (DEFAULT_THREADS, Sharing::ByPrivilege));
     assert!(plain.flags.is_empty() && plain.ids.of_daemon(5, 5).is_identity());
 
-    let with = |switches: &str| {
-        options(&format!(
-            "plyfs mount m -o upperdir=u,lowerdir=a {switches}"
-        ))
-    };
+    let with = |switches: &str| options(&format!("plyfs mount m -o upperdir=u,lowerdir=a {switches}"));
     assert!(with("-f").foreground && with("-d").foreground && with("--debug").foreground);
     assert!(with("-o volatile").volatile && with("--volatile").volatile);
     assert!(with("-o upper_from_overlayfs").overlay_upper);
@@ -170,22 +98,12 @@ fn switches() {
 
 #[test]
 fn ids() {
-    let maps = |list: &str| {
-        options(&format!("plyfs m -o lowerdir=a,{list}"))
-            .ids
-            .of_daemon(1000, 1001)
-    };
+    let maps = |list: &str| options(&format!("plyfs m -o lowerdir=a,{list}")).ids.of_daemon(1000, 1001);
     let mapped = maps("uidmapping=:1000:0:1:5000:1:10,gidmapping=0:7:1");
     assert_eq!((mapped.uid.shown(5000), mapped.gid.disk(7)), (1, Some(0)));
     let squashed = maps("squash_to_root");
-    assert_eq!(
-        (squashed.uid.shown(9), squashed.uid.disk(3)),
-        (0, Some(1000))
-    );
-    assert_eq!(
-        (squashed.gid.shown(9), squashed.gid.disk(3)),
-        (0, Some(1001))
-    );
+    assert_eq!((squashed.uid.shown(9), squashed.uid.disk(3)), (0, Some(1000)));
+    assert_eq!((squashed.gid.shown(9), squashed.gid.disk(3)), (0, Some(1001)));
     let one = maps("squash_to_uid=12");
     assert_eq!((one.uid.shown(9), one.gid.shown(9)), (12, 9));
 }
@@ -235,30 +153,13 @@ fn errors_name_the_option() {
         ("upperdir=b,dirs=a", "both by upperdir and by dirs"),
         ("lowerdir=a,allow_root", "use allow_other"),
         ("lowerdir=a,ro=1", "ro takes no value"),
-        (
-            "lowerdir=a,threads=0",
-            "threads=0 is not a number from 1 to 64",
-        ),
-        (
-            "lowerdir=a,threads=65",
-            "threads=65 is not a number from 1 to 64",
-        ),
-        (
-            "lowerdir=a,squash_to_uid=x",
-            "squash_to_uid=x is not a number",
-        ),
-        (
-            "lowerdir=a,uidmapping=0:1",
-            "uidmapping: ranges are three numbers",
-        ),
-        (
-            "lowerdir=a,gidmapping=0:1:0",
-            "gidmapping: the range 0:1:0 is empty",
-        ),
+        ("lowerdir=a,threads=0", "threads=0 is not a number from 1 to 64"),
+        ("lowerdir=a,threads=65", "threads=65 is not a number from 1 to 64"),
+        ("lowerdir=a,squash_to_uid=x", "squash_to_uid=x is not a number"),
+        ("lowerdir=a,uidmapping=0:1", "uidmapping: ranges are three numbers"),
+        ("lowerdir=a,gidmapping=0:1:0", "gidmapping: the range 0:1:0 is empty"),
     ] {
-        let error = read(&format!("plyfs m -o {list}"))
-            .expect_err(list)
-            .to_string();
+        let error = read(&format!("plyfs m -o {list}")).expect_err(list).to_string();
         assert!(error.contains(part), "{list}: {error}");
     }
 }

@@ -26,17 +26,9 @@ impl Range {
         }
         // The end is one past the last id, so a sum that fits leaves NO_ID out.
         if disk.checked_add(length).is_none() || shown.checked_add(length).is_none() {
-            return Err(IdMapError::TooLong {
-                disk,
-                shown,
-                length,
-            });
+            return Err(IdMapError::TooLong { disk, shown, length });
         }
-        Ok(Self {
-            disk,
-            shown,
-            length,
-        })
+        Ok(Self { disk, shown, length })
     }
 
     fn overlaps(&self, other: &Self) -> bool {
@@ -73,11 +65,7 @@ impl IdMap {
             .strip_prefix(':')
             .unwrap_or(text)
             .split(':')
-            .map(|field| {
-                field
-                    .parse()
-                    .map_err(|_| IdMapError::NotANumber(field.to_owned()))
-            })
+            .map(|field| field.parse().map_err(|_| IdMapError::NotANumber(field.to_owned())))
             .collect::<Result<Vec<u32>, _>>()?;
         let (triples, rest) = fields.as_chunks::<3>();
         if !rest.is_empty() {
@@ -87,28 +75,18 @@ impl IdMap {
         for &[disk, shown, length] in triples {
             let range = Range::new(disk, shown, length)?;
             if ranges.iter().any(|earlier| earlier.overlaps(&range)) {
-                return Err(IdMapError::Overlap {
-                    disk,
-                    shown,
-                    length,
-                });
+                return Err(IdMapError::Overlap { disk, shown, length });
             }
             ranges.push(range);
         }
-        Ok(Self {
-            ranges,
-            squash: None,
-        })
+        Ok(Self { ranges, squash: None })
     }
 
     /// The same map, but everything is shown as `shown`, and what is created belongs to `own`,
     /// the daemon's own id, on disk.
     #[must_use]
     pub fn squashed(self, shown: u32, own: u32) -> Self {
-        Self {
-            squash: Some(Squash { shown, own }),
-            ..self
-        }
+        Self { squash: Some(Squash { shown, own }), ..self }
     }
 
     /// Whether every id is shown as it is on disk.
@@ -211,31 +189,13 @@ impl fmt::Display for IdMapError {
             Self::NotANumber(field) => write!(f, "`{field}` is not an id or a length"),
             Self::Incomplete => f.write_str("ranges are three numbers each, on-disk:shown:length"),
             Self::Empty { disk, shown } => {
-                write!(
-                    f,
-                    "the range {disk}:{shown}:0 is empty: its length must be at least 1"
-                )
+                write!(f, "the range {disk}:{shown}:0 is empty: its length must be at least 1")
             }
-            Self::TooLong {
-                disk,
-                shown,
-                length,
-            } => {
-                write!(
-                    f,
-                    "the range {disk}:{shown}:{length} goes beyond the last id, {}",
-                    NO_ID - 1
-                )
+            Self::TooLong { disk, shown, length } => {
+                write!(f, "the range {disk}:{shown}:{length} goes beyond the last id, {}", NO_ID - 1)
             }
-            Self::Overlap {
-                disk,
-                shown,
-                length,
-            } => {
-                write!(
-                    f,
-                    "the range {disk}:{shown}:{length} overlaps an earlier one"
-                )
+            Self::Overlap { disk, shown, length } => {
+                write!(f, "the range {disk}:{shown}:{length} overlaps an earlier one")
             }
         }
     }
@@ -261,11 +221,7 @@ mod tests {
         let map = IdMap::parse(":1000:0:1:100000:1:65536").expect("a map as podman writes it");
         assert!(!map.is_identity());
         for (disk, shown) in [(1000, 0), (100_000, 1), (165_535, 65_536)] {
-            assert_eq!(
-                (map.shown(disk), map.disk(shown)),
-                (shown, Some(disk)),
-                "{disk}:{shown}"
-            );
+            assert_eq!((map.shown(disk), map.disk(shown)), (shown, Some(disk)), "{disk}:{shown}");
         }
         for disk in [0, 999, 1001, 99_999, 165_536] {
             assert_eq!(map.shown(disk), OVERFLOW_ID, "unmapped on disk: {disk}");
@@ -300,30 +256,9 @@ mod tests {
             ("0:0", IdMapError::Incomplete),
             ("0:0:1:5", IdMapError::Incomplete),
             ("3:4:0", IdMapError::Empty { disk: 3, shown: 4 }),
-            (
-                "1:0:4294967295",
-                IdMapError::TooLong {
-                    disk: 1,
-                    shown: 0,
-                    length: u32::MAX,
-                },
-            ),
-            (
-                "0:9:10:9:30:1",
-                IdMapError::Overlap {
-                    disk: 9,
-                    shown: 30,
-                    length: 1,
-                },
-            ),
-            (
-                "0:9:10:50:18:1",
-                IdMapError::Overlap {
-                    disk: 50,
-                    shown: 18,
-                    length: 1,
-                },
-            ),
+            ("1:0:4294967295", IdMapError::TooLong { disk: 1, shown: 0, length: u32::MAX }),
+            ("0:9:10:9:30:1", IdMapError::Overlap { disk: 9, shown: 30, length: 1 }),
+            ("0:9:10:50:18:1", IdMapError::Overlap { disk: 50, shown: 18, length: 1 }),
         ] {
             assert_eq!(IdMap::parse(text), Err(error), "{text:?}");
         }

@@ -128,7 +128,10 @@ mod tests {
     use super::*;
     use std::ffi::OsStr;
 
-    fn list(branches: &[&[(&str, Listed<()>)]]) -> Vec<(String, u16, bool)> {
+    /// A branch's listing, by names as they are on disk.
+    type Rows<'a> = &'a [(&'a str, Listed<()>)];
+
+    fn list(branches: &[Rows<'_>]) -> Vec<(String, u16, bool)> {
         let mut merge = Merge::default();
         for (index, listing) in branches.iter().enumerate() {
             merge.add(
@@ -148,21 +151,28 @@ mod tests {
     #[test]
     fn branches_are_laid_one_under_the_other() {
         use Listed::{Dir, Leaf, Whiteout};
-        let rows: &[(&str, &[&[(&str, Listed<()>)]], &[(&str, u16, bool)])] = &[
+        let rows: &[(&str, &[Rows<'_>], &[(&str, u16, bool)])] = &[
             ("the upper's entry wins", &[&[("f", Leaf(()))], &[("f", Leaf(()))]], &[("f", 0, false)]),
             ("directories merge", &[&[("d", Dir(()))], &[("d", Dir(()))]], &[("d", 0, true)]),
-            ("a file over a directory does not", &[&[("d", Leaf(()))], &[("d", Dir(()))]], &[("d", 0, false)]),
+            (
+                "a file over a directory does not",
+                &[&[("d", Leaf(()))], &[("d", Dir(()))]],
+                &[("d", 0, false)],
+            ),
             ("a whiteout hides what is below", &[&[(".wh.f", Leaf(()))], &[("f", Leaf(()))]], &[]),
             ("a device 0:0 too", &[&[("f", Whiteout)], &[("f", Leaf(()))]], &[]),
             ("not what is beside", &[&[(".wh.f", Leaf(())), ("f", Leaf(()))]], &[("f", 0, false)]),
             ("not what is above", &[&[("f", Leaf(()))], &[(".wh.f", Leaf(()))]], &[("f", 0, false)]),
             ("in a middle branch", &[&[], &[(".wh.f", Leaf(()))], &[("f", Leaf(()))]], &[]),
-            ("markers never show", &[&[(".wh..wh..opq", Leaf(())), (".wh..wh.plnk", Dir(())), (".wh.", Leaf(()))]], &[]),
+            (
+                "markers never show",
+                &[&[(".wh..wh..opq", Leaf(())), (".wh..wh.plnk", Dir(())), (".wh.", Leaf(()))]],
+                &[],
+            ),
             ("dots never show", &[&[(".", Dir(())), ("..", Dir(()))]], &[]),
         ];
         for (what, branches, expected) in rows {
-            let expected: Vec<_> =
-                expected.iter().map(|(n, b, m)| ((*n).to_owned(), *b, *m)).collect();
+            let expected: Vec<_> = expected.iter().map(|(n, b, m)| ((*n).to_owned(), *b, *m)).collect();
             assert_eq!(list(branches), expected, "{what}");
         }
     }
@@ -173,10 +183,7 @@ mod tests {
         let build = |keep: &dyn Fn(usize) -> bool| {
             let mut merge = Merge::default();
             let listing = names.iter().enumerate().filter(|(i, _)| keep(*i));
-            merge.add(
-                BranchIndex(1),
-                listing.map(|(_, n)| (Spelling::of(OsStr::new(n)), Listed::Leaf(()))),
-            );
+            merge.add(BranchIndex(1), listing.map(|(_, n)| (Spelling::of(OsStr::new(n)), Listed::Leaf(()))));
             merge.finish()
         };
         let all = build(&|_| true);

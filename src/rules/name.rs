@@ -173,10 +173,7 @@ mod tests {
             match plain.whiteout() {
                 Some(marker) => {
                     assert!(length <= 251);
-                    assert_eq!(
-                        Spelling::of(marker.as_os_str()),
-                        Spelling::Whiteout(plain)
-                    );
+                    assert_eq!(Spelling::of(marker.as_os_str()), Spelling::Whiteout(plain));
                 }
                 None => assert!(length > 251),
             }

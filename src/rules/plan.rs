@@ -213,12 +213,7 @@ pub fn link(source: At<'_>, target: At<'_>) -> Result<Plan, Refusal> {
 ///
 /// # Errors
 /// As rename(2) has them for types and emptiness; [`Refusal::WhiteoutTooLong`].
-pub fn rename(
-    source: At<'_>,
-    target: At<'_>,
-    content: Content,
-    replace: Replace,
-) -> Result<Plan, Refusal> {
+pub fn rename(source: At<'_>, target: At<'_>, content: Content, replace: Replace) -> Result<Plan, Refusal> {
     let old = source.stack.visible();
     let new = target.stack.visible();
     if old.is_absent() {

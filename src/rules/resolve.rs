@@ -139,8 +139,7 @@ mod tests {
     const LEAF: Entry = Entry { found: Some(Found::Leaf), whiteout: false };
     const DIR: Entry = Entry { found: Some(Found::Dir { opaque: false }), whiteout: false };
     const OPAQUE: Entry = Entry { found: Some(Found::Dir { opaque: true }), whiteout: false };
-    const DIR_BESIDE_WHITEOUT: Entry =
-        Entry { found: Some(Found::Dir { opaque: false }), whiteout: true };
+    const DIR_BESIDE_WHITEOUT: Entry = Entry { found: Some(Found::Dir { opaque: false }), whiteout: true };
 
     fn merged(branches: &[u16]) -> Resolution {
         Resolution::Merged(branches.iter().copied().map(BranchIndex).collect())

@@ -74,14 +74,14 @@ impl Union {
             (Body::Dir(_), _) if gone => 0,
             (Body::Dir(parts), _) => dir_links(parts.len(), stat),
             (Body::Linked(number), Some(upper)) => match upper.index.copied_up(*number) {
-                Some(note) => shown_links(&note, stat.st_nlink as u64),
+                Some(note) => shown_links(&note, stat),
                 // Its last name is gone and so is the index's.
                 None => stat.st_nlink as u32,
             },
             (Body::Leaf(branch), Some(upper)) if !branch.is_upper() => {
                 let number = NodeId(self.numbering.real(stat).0);
                 match upper.index.note(number, stat) {
-                    Some(note) if stat.st_nlink > 1 => shown_links(&note, 0),
+                    Some(note) if stat.st_nlink > 1 => shown_links(&note, stat),
                     _ if gone => 0,
                     _ => stat.st_nlink as u32,
                 }
@@ -95,12 +95,7 @@ impl Union {
     ///
     /// # Errors
     /// Those of the upper. On an error a file that was in a lower still is.
-    pub fn setattr(
-        &self,
-        id: NodeId,
-        changes: &Changes,
-        capabilities: FileCapabilities,
-    ) -> Result<Attr> {
+    pub fn setattr(&self, id: NodeId, changes: &Changes, capabilities: FileCapabilities) -> Result<Attr> {
         let node = self.table.get(id)?;
         self.writable()?;
         let is_file = node.kind == FileType::RegularFile;

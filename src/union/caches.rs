@@ -33,10 +33,7 @@ pub(super) struct DirCache {
 
 impl DirCache {
     pub(super) fn new() -> Self {
-        Self {
-            lowers: Mutex::new(LruCache::new(capacity())),
-            uppers: Mutex::new(LruCache::new(capacity())),
-        }
+        Self { lowers: Mutex::new(LruCache::new(capacity())), uppers: Mutex::new(LruCache::new(capacity())) }
     }
 
     pub(super) fn lower(&self, node: &Node, branch: BranchIndex) -> Option<Dir> {

@@ -62,11 +62,7 @@ impl Union {
             _ => return Ok(()),
         };
         let parts = self.child_parts(&parent_parts, &name)?;
-        let top = if dir.is_in_upper() {
-            Some(parent_dir.open_upper_dir(name.as_os_str())?)
-        } else {
-            None
-        };
+        let top = if dir.is_in_upper() { Some(parent_dir.open_upper_dir(name.as_os_str())?) } else { None };
         let staged = match &top {
             Some(upper) => self.fill(&mut work, dir, &parts, upper),
             None => self.stage_missing(&mut work, dir, &parts, &parent_dir, &name),

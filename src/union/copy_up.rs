@@ -279,9 +279,7 @@ impl Union {
                 }
                 (staged, Some(file))
             }
-            FileType::Symlink => {
-                (staging.make_symlink(dir, named(), &original.read_link()?)?, None)
-            }
+            FileType::Symlink => (staging.make_symlink(dir, named(), &original.read_link()?)?, None),
             kind => (staging.make_node(dir, named(), kind, stat.st_rdev)?, None),
         };
         self.complete_copy(staged, original, file)

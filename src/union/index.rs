@@ -71,7 +71,7 @@ pub struct LinkNote {
 type Version = (i64, u64);
 
 fn version(stat: &Stat) -> Version {
-    (stat.st_ctime as i64, stat.st_ctime_nsec as u64)
+    (stat.st_ctime, stat.st_ctime_nsec)
 }
 
 /// The notes of one upper.
@@ -196,8 +196,7 @@ impl Index {
 
     /// Notes that the upper covers one more of the lower names of a file with several.
     pub fn cover(&self, number: NodeId, stat: &Stat) {
-        let fresh =
-            LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
+        let fresh = LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
         let mut note = self.note(number, stat).unwrap_or(fresh);
         note.remaining = note.remaining.saturating_sub(1);
         self.set_note(number, note);
@@ -205,8 +204,7 @@ impl Index {
 
     /// Notes that a file with several lower names has a copy in the upper, which [`Self::keep_link`] kept.
     pub fn set_copied_up(&self, number: NodeId, stat: &Stat) {
-        let fresh =
-            LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
+        let fresh = LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
         let note = self.note(number, stat).unwrap_or(fresh);
         self.set_note(number, LinkNote { copied_up: true, ..note });
     }
@@ -334,8 +332,7 @@ fn origin_line(text: &mut String, upper: RealId, number: NodeId) {
 
 fn link_line(text: &mut String, number: NodeId, note: &LinkNote) {
     let (seconds, nanoseconds) = note.version;
-    writeln!(text, "L {} {} {seconds} {nanoseconds}", number.0 as i64, note.remaining)
-        .unwrap_or_default();
+    writeln!(text, "L {} {} {seconds} {nanoseconds}", number.0 as i64, note.remaining).unwrap_or_default();
 }
 
 fn link_name(number: NodeId) -> OsString {
@@ -353,10 +350,10 @@ fn io_error(call: &'static str) -> impl Fn(std::io::Error) -> Error {
     }
 }
 
-/// The nlink that users see of a file whose copy has `upper_links` links on disk, one of them in `links`.
+/// The link count that users see of a file with several lower names. `stat` is its copy's, if there is one:
+/// one of that one's links is in `links`.
 #[must_use]
-pub fn shown_links(note: &LinkNote, upper_links: u64) -> u32 {
-    let in_upper = if note.copied_up { upper_links.saturating_sub(1) } else { 0 };
-    note.remaining.saturating_add(u32::try_from(in_upper).unwrap_or(u32::MAX))
+pub fn shown_links(note: &LinkNote, stat: &Stat) -> u32 {
+    let in_upper = if note.copied_up { (stat.st_nlink as u32).saturating_sub(1) } else { 0 };
+    note.remaining.saturating_add(in_upper)
 }
-

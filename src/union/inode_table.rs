@@ -113,13 +113,7 @@ impl Node {
     /// A node that the table does not hold.
     #[must_use]
     pub fn detached(id: NodeId, kind: FileType, state: NodeState) -> Arc<Self> {
-        Arc::new(Self {
-            id,
-            kind,
-            held: Mutex::new(false),
-            let_go: Condvar::new(),
-            state: Mutex::new(state),
-        })
+        Arc::new(Self { id, kind, held: Mutex::new(false), let_go: Condvar::new(), state: Mutex::new(state) })
     }
 
     /// Waits for the right to change the node. Of a directory: to change, list or look up its names. Of
@@ -328,9 +322,7 @@ mod tests {
 
     fn intern(table: &InodeTable, number: u64, real: u64) -> Arc<Node> {
         let kind = FileType::RegularFile;
-        table
-            .intern(NodeId(number), kind, state(real), Handed::ToKernel, NumberTaken::GiveAlias)
-            .unwrap()
+        table.intern(NodeId(number), kind, state(real), Handed::ToKernel, NumberTaken::GiveAlias).unwrap()
     }
 
     #[test]
@@ -350,8 +342,7 @@ mod tests {
         let table = InodeTable::default();
         let first = intern(&table, 7, 7);
         let kind = FileType::RegularFile;
-        let report =
-            table.intern(NodeId(7), kind, state(8), Handed::ToKernel, NumberTaken::Report);
+        let report = table.intern(NodeId(7), kind, state(8), Handed::ToKernel, NumberTaken::Report);
         assert!(report.is_none());
         let other = intern(&table, 7, 8);
         assert_ne!(first.id, other.id);
@@ -377,8 +368,7 @@ mod tests {
     fn what_the_kernel_does_not_know_is_not_remembered() {
         let table = InodeTable::default();
         let kind = FileType::RegularFile;
-        let node =
-            table.intern(NodeId(7), kind, state(7), Handed::ToUs, NumberTaken::GiveAlias);
+        let node = table.intern(NodeId(7), kind, state(7), Handed::ToUs, NumberTaken::GiveAlias);
         assert_eq!(node.unwrap().id, NodeId(7));
         assert!(table.is_empty());
     }

@@ -76,11 +76,8 @@ impl Union {
             return Ok(());
         }
         let file = self.reader(&node)?;
-        let (result, call) = if data_only {
-            (fs::fdatasync(&file), "fdatasync")
-        } else {
-            (fs::fsync(&file), "fsync")
-        };
+        let (result, call) =
+            if data_only { (fs::fdatasync(&file), "fdatasync") } else { (fs::fsync(&file), "fsync") };
         result.map_err(|errno| Error::Sys { call, errno })?;
         self.sync_names(&node)
     }
@@ -125,8 +122,7 @@ impl Union {
         let mode = FallocateFlags::from_bits(mode).ok_or(Error::NotSupported)?;
         let file = self.writer(&self.table.get(id)?)?;
         set_file_capabilities(capabilities)?;
-        fs::fallocate(&file, mode, offset, length)
-            .map_err(|errno| Error::Sys { call: "fallocate", errno })
+        fs::fallocate(&file, mode, offset, length).map_err(|errno| Error::Sys { call: "fallocate", errno })
     }
 
     /// The next data, or the next hole, at or after an offset.

@@ -93,12 +93,7 @@ impl Union {
         }
     }
 
-    fn settle(
-        &self,
-        sketch: Sketch,
-        handed: Handed,
-        taken: NumberTaken,
-    ) -> Option<(Arc<Node>, Looked)> {
+    fn settle(&self, sketch: Sketch, handed: Handed, taken: NumberTaken) -> Option<(Arc<Node>, Looked)> {
         let Sketch { number, kind, state, stat, links, name_is_stable } = sketch;
         let node = self.table.intern(number, kind, state, handed, taken)?;
         let attr = Attr { id: node.id, stat, links };
@@ -153,7 +148,7 @@ impl Union {
                 sketch.state.real = self.numbering.real(&sketch.stat);
                 sketch.name_is_stable = true;
             }
-            sketch.links = shown_links(&note, sketch.stat.st_nlink as u64);
+            sketch.links = shown_links(&note, &sketch.stat);
         }
         Ok(sketch)
     }

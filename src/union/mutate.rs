@@ -57,8 +57,7 @@ pub(super) struct Acts<'a> {
 
 impl Acts<'_> {
     /// Nothing is done but what the plan says.
-    pub(super) const NONE: Acts<'static> =
-        Acts { before: &|_| Ok(()), create: &|_, _| Err(Error::Invalid) };
+    pub(super) const NONE: Acts<'static> = Acts { before: &|_| Ok(()), create: &|_, _| Err(Error::Invalid) };
 }
 
 impl Scene {
@@ -337,7 +336,7 @@ impl Union {
         let Some(note) = index.copied_up(number) else { return Ok(()) };
         let link = index.link(number)?;
         let stat = link.stat()?;
-        if super::index::shown_links(&note, stat.st_nlink as u64) == 0 {
+        if super::index::shown_links(&note, &stat) == 0 {
             if self.table.find(node.id).is_some() && self.files.pinned(node.id).is_none() {
                 self.files.pin(node.id, Arc::new(link.open_read()?));
             }

@@ -19,10 +19,7 @@ impl Union {
     /// The directory's parts, open. Not to be called by whoever holds a directory.
     pub(super) fn open_parts(&self, node: &Arc<Node>) -> Result<Vec<OpenPart>> {
         let parts = node.parts()?;
-        parts
-            .iter()
-            .map(|part| Ok(OpenPart { part: *part, dir: self.part(node, part.branch)? }))
-            .collect()
+        parts.iter().map(|part| Ok(OpenPart { part: *part, dir: self.part(node, part.branch)? })).collect()
     }
 
     /// A directory in one of its branches.
@@ -69,11 +66,7 @@ impl Union {
     }
 
     /// Runs `with` on the inode behind a node, wherever it is, for looking.
-    pub(super) fn with_object<T>(
-        &self,
-        node: &Arc<Node>,
-        with: impl Fn(&Object) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn with_object<T>(&self, node: &Arc<Node>, with: impl Fn(&Object) -> Result<T>) -> Result<T> {
         loop {
             if let Some(found) = self.fixed_object(node)? {
                 return with(&found);
@@ -180,11 +173,7 @@ fn leaf_place(node: &Node) -> Option<(Arc<Node>, BranchIndex)> {
 }
 
 /// Holds the directory so that the leaf's name stays its own. None if the leaf has moved meanwhile.
-fn hold_place(
-    node: &Node,
-    parent: &Arc<Node>,
-    branch: BranchIndex,
-) -> Option<(Held, Name)> {
+fn hold_place(node: &Node, parent: &Arc<Node>, branch: BranchIndex) -> Option<(Held, Name)> {
     let held = parent.hold();
     let state = node.state();
     match (&state.place, &state.body) {

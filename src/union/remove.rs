@@ -22,9 +22,7 @@ impl Union {
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY; ENAMETOOLONG if the name is too long for the whiteout that it needs.
     pub fn rmdir(&self, parent: NodeId, name: &OsStr) -> Result<()> {
-        self.remove(parent, name, |stage| {
-            Ok(plan::rmdir(stage.target.at(), self.content(&stage.target)?)?)
-        })
+        self.remove(parent, name, |stage| Ok(plan::rmdir(stage.target.at(), self.content(&stage.target)?)?))
     }
 
     fn remove(

@@ -77,9 +77,7 @@ impl Union {
         if is_private_xattr(key) {
             return Err(Error::NotPermitted);
         }
-        if !node.is_in_upper()
-            && self.with_object(&node, |object| object.get_xattr(key))?.is_none()
-        {
+        if !node.is_in_upper() && self.with_object(&node, |object| object.get_xattr(key))?.is_none() {
             return Err(Error::NoAttribute);
         }
         self.change(&node, Data::Whole, &|object| object.remove_xattr(key))

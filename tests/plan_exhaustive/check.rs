@@ -66,11 +66,7 @@ pub fn check_steps(
     steps: &[Step],
     tally: &mut Tally,
 ) -> Result<Dir, String> {
-    let mut now = Run {
-        stack: start.clone(),
-        view: Rc::new(before.clone()),
-        is_after: before == after,
-    };
+    let mut now = Run { stack: start.clone(), view: Rc::new(before.clone()), is_after: before == after };
     for step in steps {
         let mut done: Option<Run> = None;
         for order in execute::orders(*step, request, &now.stack, &now.view)? {
@@ -78,8 +74,7 @@ pub fn check_steps(
             for change in order {
                 change.apply(&mut run.stack.upper)?;
                 tally.prefixes += 1;
-                run.observe(before, after)
-                    .map_err(|what| format!("{what}\nafter {change:?} of {step:?}"))?;
+                run.observe(before, after).map_err(|what| format!("{what}\nafter {change:?} of {step:?}"))?;
             }
             if done.as_ref().is_some_and(|d| d.stack != run.stack) {
                 return Err(format!("{step:?} depends on the order of its calls"));
@@ -92,12 +87,7 @@ pub fn check_steps(
         return Err(format!("the end shows {:?}", now.view));
     }
     check_resolution(request, &now.stack, &now.view)?;
-    check_markers(
-        request,
-        (start, before),
-        (&now.stack, &now.view),
-        &mut Path::new(),
-    )?;
+    check_markers(request, (start, before), (&now.stack, &now.view), &mut Path::new())?;
     check_merges(request, before, &now.view, &mut Path::new())?;
     Ok(now.stack.upper)
 }
@@ -149,11 +139,7 @@ fn check_preparations(request: &Request, stack: &Stack<'_>, steps: &[Step]) -> R
 /// The rules see under both names what users see.
 fn check_resolution(request: &Request, stack: &Stack<'_>, view: &Seen) -> Result<(), String> {
     for path in [&request.source, &request.target] {
-        let branches = |from: u8| {
-            (0..8)
-                .filter(move |b| from & (1 << b) != 0)
-                .map(BranchIndex)
-        };
+        let branches = |from: u8| (0..8).filter(move |b| from & (1 << b) != 0).map(BranchIndex);
         let expected = match view.find(path) {
             None => Resolution::Absent,
             Some(seen) => match seen.kind {
@@ -197,9 +183,7 @@ fn check_markers(
 ) -> Result<(), String> {
     let dir = disk::find_dir(&end.upper, path).expect("a directory of the upper");
     let origin = request.origin(path);
-    let earlier = origin
-        .as_ref()
-        .and_then(|o| disk::find_dir(&start.upper, o));
+    let earlier = origin.as_ref().and_then(|o| disk::find_dir(&start.upper, o));
     let stood = |name: FileName| earlier.is_some_and(|dir| dir.contains_key(name));
     for (name, node) in dir {
         if let Some(hidden) = disk::hidden_by(name) {
@@ -229,12 +213,7 @@ fn check_markers(
 
 /// At the end a directory merges with lower ones only where it did before: a new one never does,
 /// and none that was moved, even if they are empty now.
-fn check_merges(
-    request: &Request,
-    before: &Seen,
-    seen: &Seen,
-    path: &mut Path,
-) -> Result<(), String> {
+fn check_merges(request: &Request, before: &Seen, seen: &Seen, path: &mut Path) -> Result<(), String> {
     if seen.is_dir() && seen.is_from_lowers() {
         let stayed = request.origin(path).as_ref() == Some(path);
         let earlier = before.find(path).filter(|e| e.is_dir() && stayed);

@@ -130,11 +130,10 @@ fn rename(root: &mut Dir, from: &[FileName], to: &[FileName]) -> Result<(), Stri
 }
 
 fn parent<'a>(root: &'a mut Dir, path: &[FileName]) -> Result<&'a mut Dir, String> {
-    path.iter()
-        .try_fold(root, |dir, name| match dir.get_mut(name) {
-            Some(Node::Dir(dir)) => Ok(dir),
-            _ => Err(format!("no directory {path:?} in the upper")),
-        })
+    path.iter().try_fold(root, |dir, name| match dir.get_mut(name) {
+        Some(Node::Dir(dir)) => Ok(dir),
+        _ => Err(format!("no directory {path:?} in the upper")),
+    })
 }
 
 fn put_new(root: &mut Dir, path: &[FileName], node: Node) -> Result<(), String> {

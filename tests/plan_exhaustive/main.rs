@@ -29,10 +29,7 @@ fn one_name() {
     let mut count = Count::default();
     for lowers in (1..=3).flat_map(|lowers| Lowers::all(lowers, "a")) {
         for shape in Shape::all("a") {
-            let stack = Stack {
-                upper: branch_of(&[("a", shape)], 0),
-                lowers: &lowers.seen,
-            };
+            let stack = Stack { upper: branch_of(&[("a", shape)], 0), lowers: &lowers.seen };
             let view = count.stack(&stack, lowers.stands_for);
             for target in [&["a"][..], &["a", "x"], &["a", "x", "y"]] {
                 for operation in ON_ONE_NAME {
@@ -95,17 +92,12 @@ fn two_names(
     (target, of_target): (&[FileName], &[Shape]),
     count: &mut Count,
 ) {
-    each_pair(
-        2,
-        [source[0], target[0]],
-        [of_source, of_target],
-        |stack, stands_for| {
-            let view = count.stack(stack, stands_for);
-            for operation in ON_TWO_NAMES {
-                count.request(&request(operation, source, target), stack, &view);
-            }
-        },
-    );
+    each_pair(2, [source[0], target[0]], [of_source, of_target], |stack, stands_for| {
+        let view = count.stack(stack, stands_for);
+        for operation in ON_TWO_NAMES {
+            count.request(&request(operation, source, target), stack, &view);
+        }
+    });
 }
 
 /// Two names in a directory below the root, one of them free.
@@ -114,10 +106,7 @@ fn two_names_in_one_subdirectory() {
     let mut count = Count::default();
     for lowers in (1..=3).flat_map(|lowers| Lowers::all(lowers, "a")) {
         for shape in Shape::all("a") {
-            let stack = Stack {
-                upper: branch_of(&[("a", shape)], 0),
-                lowers: &lowers.seen,
-            };
+            let stack = Stack { upper: branch_of(&[("a", shape)], 0), lowers: &lowers.seen };
             let view = count.stack(&stack, lowers.stands_for);
             for operation in ON_TWO_NAMES {
                 for (source, target) in [("x", "z"), ("z", "x")] {
@@ -137,23 +126,14 @@ fn two_names_in_one_subdirectory() {
 /// A lower directory of several entries may be brought up in any order.
 #[test]
 fn a_directory_is_completed_in_any_order() {
-    let lower = dir([
-        ("x", Node::File(1)),
-        ("y", dir([("x", Node::File(2)), ("y", Node::File(3))])),
-        ("z", dir([])),
-    ]);
+    let lower =
+        dir([("x", Node::File(1)), ("y", dir([("x", Node::File(2)), ("y", Node::File(3))])), ("z", dir([]))]);
     let mut count = Count::default();
-    for lowers in [
-        vec![("a", lower.clone())],
-        vec![("a", lower), ("b", dir([]))],
-    ] {
+    for lowers in [vec![("a", lower.clone())], vec![("a", lower), ("b", dir([]))]] {
         let lowers = flatten(&[Dir::new(), lowers.into_iter().collect()]);
         for shape in Shape::all("a") {
             let upper = branch_of(&[("a", shape)], 0);
-            let stack = Stack {
-                upper,
-                lowers: &lowers,
-            };
+            let stack = Stack { upper, lowers: &lowers };
             let view = count.stack(&stack, 1);
             for operation in ON_TWO_NAMES {
                 for (source, target) in [("a", "b"), ("b", "a")] {
@@ -181,10 +161,7 @@ fn hard_links() {
     for lower in [Dir::from(links()), Dir::new()] {
         let lowers = flatten(&[Dir::new(), lower]);
         for upper in uppers.clone() {
-            let stack = Stack {
-                upper,
-                lowers: &lowers,
-            };
+            let stack = Stack { upper, lowers: &lowers };
             let view = count.stack(&stack, 1);
             for operation in ON_ONE_NAME {
                 count.request(&request(operation, &["a"], &["a"]), &stack, &view);
@@ -205,11 +182,8 @@ fn hard_links() {
 fn names_too_long_for_a_whiteout() {
     let long = |length| ["a", "b"].map(|letter| &*letter.repeat(length).leak());
     let ([a251, b251], [a252, b252], [a255, b255]) = (long(251), long(252), long(255));
-    let cases: [(usize, &[[FileName; 2]]); 3] = [
-        (251, &[[a251, b251]]),
-        (252, &[[a252, b252], [a252, "b"], ["a", b252]]),
-        (255, &[[a255, b255]]),
-    ];
+    let cases: [(usize, &[[FileName; 2]]); 3] =
+        [(251, &[[a251, b251]]), (252, &[[a252, b252], [a252, "b"], ["a", b252]]), (255, &[[a255, b255]])];
     for (length, pairs) in cases {
         let mut count = Count::default();
         for names in pairs.iter().copied() {
@@ -226,11 +200,7 @@ fn names_too_long_for_a_whiteout() {
             });
         }
         count.report(&format!("names of {length} bytes"));
-        assert_eq!(
-            count.tally.too_long == 0,
-            length <= 251,
-            "at {length} bytes"
-        );
+        assert_eq!(count.tally.too_long == 0, length <= 251, "at {length} bytes");
         assert!(count.tally.plans > 2_000);
     }
 }
@@ -244,8 +214,7 @@ fn every_mistake_is_noticed() {
         .flat_map(|[source, target]| {
             let one = ON_ONE_NAME.map(|operation| request(operation, &[target], &[target]));
             let two = ON_TWO_NAMES.map(|operation| request(operation, &[source], &[target]));
-            let deep =
-                ON_TWO_NAMES.map(|operation| request(operation, &[source, "x"], &[target, "x"]));
+            let deep = ON_TWO_NAMES.map(|operation| request(operation, &[source, "x"], &[target, "x"]));
             [&one[..], &two, &deep].concat()
         })
         .collect();
@@ -300,11 +269,7 @@ impl Count {
     }
 
     fn report(&self, space: &str) {
-        let Self {
-            tally,
-            stacks,
-            all_stacks,
-        } = self;
+        let Self { tally, stacks, all_stacks } = self;
         println!(
             "{space}: {stacks} stacks (which stand for {all_stacks}), {} plans, {} refusals, \
              {} prefixes",
@@ -314,11 +279,7 @@ impl Count {
 }
 
 fn request(operation: Operation, source: &[FileName], target: &[FileName]) -> Request {
-    Request {
-        operation,
-        source: source.to_vec(),
-        target: target.to_vec(),
-    }
+    Request { operation, source: source.to_vec(), target: target.to_vec() }
 }
 
 fn dir<const N: usize>(entries: [(FileName, Node); N]) -> Node {
@@ -339,10 +300,8 @@ fn each_pair(
             let lowers = first.with(second);
             for a in shapes[0] {
                 for b in shapes[1] {
-                    let stack = Stack {
-                        upper: branch_of(&[(names[0], *a), (names[1], *b)], 0),
-                        lowers: &lowers,
-                    };
+                    let stack =
+                        Stack { upper: branch_of(&[(names[0], *a), (names[1], *b)], 0), lowers: &lowers };
                     visit(&stack, first.stands_for * second.stands_for);
                 }
             }

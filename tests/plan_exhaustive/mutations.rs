@@ -15,224 +15,102 @@ pub struct Mutation {
 }
 
 const fn row(name: &'static str, noticed: &'static str, make: fn(&mut Vec<Step>)) -> Mutation {
-    Mutation {
-        name,
-        noticed,
-        make,
-    }
+    Mutation { name, noticed, make }
 }
 
 pub const MUTATIONS: &[Mutation] = &[
-    row(
-        "no whiteout for what is removed",
-        "the end shows",
-        |steps| drop_step(steps, Step::Whiteout(Side::Target)),
-    ),
-    row(
-        "no whiteout for what is moved",
-        "a third thing shows",
-        |steps| drop_step(steps, Step::Whiteout(Side::Source)),
-    ),
-    row(
-        "unlink before the whiteout",
-        "a third thing shows",
-        |steps| {
-            swap(
-                steps,
-                Step::Whiteout(Side::Target),
-                Step::Unlink(Side::Target),
-            )
-        },
-    ),
-    row(
-        "rmdir before the whiteout",
-        "a third thing shows",
-        |steps| {
-            move_behind(
-                steps,
-                Step::Whiteout(Side::Target),
-                Step::RemoveDir(Side::Target),
-            );
-        },
-    ),
-    row(
-        "markers cleared before the whiteout",
-        "a third thing shows",
-        |steps| {
-            swap(
-                steps,
-                Step::Whiteout(Side::Target),
-                Step::ClearMarkers(Side::Target),
-            )
-        },
-    ),
+    row("no whiteout for what is removed", "the end shows", |steps| {
+        drop_step(steps, Step::Whiteout(Side::Target))
+    }),
+    row("no whiteout for what is moved", "a third thing shows", |steps| {
+        drop_step(steps, Step::Whiteout(Side::Source))
+    }),
+    row("unlink before the whiteout", "a third thing shows", |steps| {
+        swap(steps, Step::Whiteout(Side::Target), Step::Unlink(Side::Target))
+    }),
+    row("rmdir before the whiteout", "a third thing shows", |steps| {
+        move_behind(steps, Step::Whiteout(Side::Target), Step::RemoveDir(Side::Target));
+    }),
+    row("markers cleared before the whiteout", "a third thing shows", |steps| {
+        swap(steps, Step::Whiteout(Side::Target), Step::ClearMarkers(Side::Target))
+    }),
     row("markers not cleared before rmdir", "rmdir of", |steps| {
         drop_step(steps, Step::ClearMarkers(Side::Target))
     }),
-    row(
-        "markers not cleared before rename",
-        "rename over",
-        |steps| drop_step(steps, Step::ClearMarkers(Side::Target)),
-    ),
-    row("file left in the upper", "the end shows", |steps| {
-        drop_step(steps, Step::Unlink(Side::Target))
+    row("markers not cleared before rename", "rename over", |steps| {
+        drop_step(steps, Step::ClearMarkers(Side::Target))
     }),
+    row("file left in the upper", "the end shows", |steps| drop_step(steps, Step::Unlink(Side::Target))),
     row("directory left in the upper", "the end shows", |steps| {
         drop_step(steps, Step::RemoveDir(Side::Target))
     }),
-    row("whiteout where no lower shows", "hides nothing", |steps| {
-        needless_whiteout(steps)
+    row("whiteout where no lower shows", "hides nothing", |steps| needless_whiteout(steps)),
+    row("whiteout cleared before the new entry", "a third thing shows", |steps| {
+        swap(steps, Step::Create(Side::Target), Step::ClearWhiteout(Side::Target))
     }),
-    row(
-        "whiteout cleared before the new entry",
-        "a third thing shows",
-        |steps| {
-            swap(
-                steps,
-                Step::Create(Side::Target),
-                Step::ClearWhiteout(Side::Target),
-            )
-        },
-    ),
-    row(
-        "whiteout cleared before the directory is opaque",
-        "a third thing shows",
-        |steps| {
-            swap(
-                steps,
-                Step::MarkOpaque(Side::Target),
-                Step::ClearWhiteout(Side::Target),
-            )
-        },
-    ),
-    row(
-        "whiteout cleared before the link",
-        "a third thing shows",
-        |steps| swap(steps, Step::Link, Step::ClearWhiteout(Side::Target)),
-    ),
-    row(
-        "whiteout cleared before the rename",
-        "a third thing shows",
-        |steps| swap(steps, Step::Rename, Step::ClearWhiteout(Side::Target)),
-    ),
+    row("whiteout cleared before the directory is opaque", "a third thing shows", |steps| {
+        swap(steps, Step::MarkOpaque(Side::Target), Step::ClearWhiteout(Side::Target))
+    }),
+    row("whiteout cleared before the link", "a third thing shows", |steps| {
+        swap(steps, Step::Link, Step::ClearWhiteout(Side::Target))
+    }),
+    row("whiteout cleared before the rename", "a third thing shows", |steps| {
+        swap(steps, Step::Rename, Step::ClearWhiteout(Side::Target))
+    }),
     row("whiteout left", "has a whiteout beside it", |steps| {
         drop_step(steps, Step::ClearWhiteout(Side::Target))
     }),
-    row(
-        "new directory not opaque over entries",
-        "a third thing shows",
-        |steps| drop_step(steps, Step::MarkOpaque(Side::Target)),
-    ),
-    row(
-        "new directory not opaque over an empty one",
-        "merges with lowers",
-        |steps| drop_step(steps, Step::MarkOpaque(Side::Target)),
-    ),
-    row(
-        "moved directory not opaque over entries",
-        "a third thing shows",
-        |steps| drop_step(steps, Step::MarkOpaque(Side::Source)),
-    ),
-    row(
-        "moved directory not opaque over an empty one",
-        "merges with lowers",
-        |steps| drop_step(steps, Step::MarkOpaque(Side::Source)),
-    ),
-    row(
-        "exchanged directory not opaque",
-        "a third thing shows",
-        |steps| drop_step(steps, Step::MarkOpaque(Side::Target)),
-    ),
-    row(
-        "moved directory opaque over nothing",
-        "is opaque over nothing",
-        needless_marker,
-    ),
-    row("copy-up forgotten", "in the upper", |steps| {
-        drop_step(steps, Step::CopyUp(Side::Source))
+    row("new directory not opaque over entries", "a third thing shows", |steps| {
+        drop_step(steps, Step::MarkOpaque(Side::Target))
     }),
+    row("new directory not opaque over an empty one", "merges with lowers", |steps| {
+        drop_step(steps, Step::MarkOpaque(Side::Target))
+    }),
+    row("moved directory not opaque over entries", "a third thing shows", |steps| {
+        drop_step(steps, Step::MarkOpaque(Side::Source))
+    }),
+    row("moved directory not opaque over an empty one", "merges with lowers", |steps| {
+        drop_step(steps, Step::MarkOpaque(Side::Source))
+    }),
+    row("exchanged directory not opaque", "a third thing shows", |steps| {
+        drop_step(steps, Step::MarkOpaque(Side::Target))
+    }),
+    row("moved directory opaque over nothing", "is opaque over nothing", needless_marker),
+    row("copy-up forgotten", "in the upper", |steps| drop_step(steps, Step::CopyUp(Side::Source))),
     row("rename before the copy-up", "in the upper", |steps| {
         swap(steps, Step::CopyUp(Side::Source), Step::Rename)
     }),
-    row("link before the copy-up", "link of", |steps| {
-        swap(steps, Step::CopyUp(Side::Source), Step::Link)
+    row("link before the copy-up", "link of", |steps| swap(steps, Step::CopyUp(Side::Source), Step::Link)),
+    row("rename before the directory is complete", "in the upper", |steps| {
+        swap(steps, Step::Complete(Side::Source), Step::Rename)
     }),
-    row(
-        "rename before the directory is complete",
-        "in the upper",
-        |steps| swap(steps, Step::Complete(Side::Source), Step::Rename),
-    ),
-    row(
-        "directory moved without its lower parts",
-        "a third thing shows",
-        |steps| drop_step(steps, Step::Complete(Side::Source)),
-    ),
-    row(
-        "directory moved without its entries",
-        "a third thing shows",
-        |steps| {
-            replace(
-                steps,
-                Step::Complete(Side::Source),
-                Step::CopyUp(Side::Source),
-            )
-        },
-    ),
-    row(
-        "whiteout of the source before its copy-up",
-        "a third thing shows",
-        |steps| {
-            swap(
-                steps,
-                Step::CopyUp(Side::Source),
-                Step::Whiteout(Side::Source),
-            )
-        },
-    ),
-    row(
-        "whiteout of the source before it is complete",
-        "a third thing shows",
-        |steps| {
-            swap(
-                steps,
-                Step::Complete(Side::Source),
-                Step::Whiteout(Side::Source),
-            )
-        },
-    ),
-    row(
-        "whiteout of the source after the rename",
-        "a third thing shows",
-        |steps| swap(steps, Step::Whiteout(Side::Source), Step::Rename),
-    ),
-    row(
-        "exchange without the target's copy-up",
-        "in the upper",
-        |steps| drop_step(steps, Step::CopyUp(Side::Target)),
-    ),
-    row(
-        "exchange without the target's lower parts",
-        "in the upper",
-        |steps| drop_step(steps, Step::Complete(Side::Target)),
-    ),
+    row("directory moved without its lower parts", "a third thing shows", |steps| {
+        drop_step(steps, Step::Complete(Side::Source))
+    }),
+    row("directory moved without its entries", "a third thing shows", |steps| {
+        replace(steps, Step::Complete(Side::Source), Step::CopyUp(Side::Source))
+    }),
+    row("whiteout of the source before its copy-up", "a third thing shows", |steps| {
+        swap(steps, Step::CopyUp(Side::Source), Step::Whiteout(Side::Source))
+    }),
+    row("whiteout of the source before it is complete", "a third thing shows", |steps| {
+        swap(steps, Step::Complete(Side::Source), Step::Whiteout(Side::Source))
+    }),
+    row("whiteout of the source after the rename", "a third thing shows", |steps| {
+        swap(steps, Step::Whiteout(Side::Source), Step::Rename)
+    }),
+    row("exchange without the target's copy-up", "in the upper", |steps| {
+        drop_step(steps, Step::CopyUp(Side::Target))
+    }),
+    row("exchange without the target's lower parts", "in the upper", |steps| {
+        drop_step(steps, Step::Complete(Side::Target))
+    }),
     row("exchange in two renames", "a third thing shows", |steps| {
-        split(
-            steps,
-            Step::Exchange,
-            [Step::Unlink(Side::Target), Step::Rename],
-        )
+        split(steps, Step::Exchange, [Step::Unlink(Side::Target), Step::Rename])
     }),
-    row(
-        "rename by link and unlink",
-        "a third thing shows",
-        |steps| {
-            split(
-                steps,
-                Step::Rename,
-                [Step::Link, Step::Unlink(Side::Source)],
-            )
-        },
-    ),
+    row("rename by link and unlink", "a third thing shows", |steps| {
+        split(steps, Step::Rename, [Step::Link, Step::Unlink(Side::Source)])
+    }),
     row("nothing done", "the end shows", Vec::clear),
 ];
 
@@ -253,8 +131,7 @@ fn split(steps: &mut Vec<Step>, step: Step, by: [Step; 2]) {
 }
 
 fn needless_whiteout(steps: &mut Vec<Step>) {
-    if !steps.contains(&Step::Whiteout(Side::Target)) && steps.contains(&Step::Unlink(Side::Target))
-    {
+    if !steps.contains(&Step::Whiteout(Side::Target)) && steps.contains(&Step::Unlink(Side::Target)) {
         steps.insert(0, Step::Whiteout(Side::Target));
     }
 }

@@ -65,9 +65,7 @@ impl Stack<'_> {
             stack.upper = Entry {
                 found: upper.get(name).map(|node| match node {
                     Node::File(_) => Found::Leaf,
-                    Node::Dir(inside) => Found::Dir {
-                        opaque: inside.contains_key(OPAQUE),
-                    },
+                    Node::Dir(inside) => Found::Dir { opaque: inside.contains_key(OPAQUE) },
                 }),
                 whiteout: disk::whiteout_of(name).is_some_and(|w| upper.contains_key(w)),
             };
@@ -142,9 +140,7 @@ impl Request {
         match self.operation {
             Operation::Create(_) if new.is_some() => Err(Refusal::Exists),
             Operation::Create(NewEntry::Leaf) => changed(&|after| put(after, target, file(NEW))),
-            Operation::Create(NewEntry::Dir) => {
-                changed(&|after| put(after, target, Seen::nothing()))
-            }
+            Operation::Create(NewEntry::Dir) => changed(&|after| put(after, target, Seen::nothing())),
             Operation::Unlink => match new {
                 None => Err(Refusal::NotFound),
                 Some(new) if new.is_dir() => Err(Refusal::IsADirectory),
@@ -201,9 +197,7 @@ impl Request {
         match self.operation {
             Operation::Create(_) if path == target => None,
             Operation::Rename(_) => moved(source, target).or_else(stays),
-            Operation::Exchange => moved(source, target)
-                .or_else(|| moved(target, source))
-                .or_else(stays),
+            Operation::Exchange => moved(source, target).or_else(|| moved(target, source)).or_else(stays),
             _ => stays(),
         }
     }

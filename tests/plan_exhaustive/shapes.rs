@@ -96,10 +96,7 @@ impl Inside {
         if self == Self::OpaqueDir {
             mark(&mut dir, OPAQUE);
         }
-        if matches!(
-            self,
-            Self::Whiteout | Self::FileAndWhiteout | Self::DirAndWhiteout
-        ) {
+        if matches!(self, Self::Whiteout | Self::FileAndWhiteout | Self::DirAndWhiteout) {
             mark(into, ".wh.x");
         }
         let node = match self {
@@ -135,11 +132,7 @@ pub struct Lowers {
 impl Lowers {
     /// Every list of `count` shapes under `name`, one of each class.
     pub fn all(count: usize, name: FileName) -> Vec<Self> {
-        let mut classes = vec![Self {
-            shapes: Vec::new(),
-            seen: Seen::nothing(),
-            stands_for: 1,
-        }];
+        let mut classes = vec![Self { shapes: Vec::new(), seen: Seen::nothing(), stands_for: 1 }];
         let shapes = Shape::all(name);
         for branch in (1..=count).rev() {
             let mut next = BTreeMap::new();
@@ -166,8 +159,7 @@ impl Lowers {
         let mut kinds: BTreeMap<String, Self> = BTreeMap::new();
         for lowers in Self::all(count, name) {
             let kind = kinds.entry(kind_of(&lowers.seen, true));
-            kind.and_modify(|k| k.stands_for += lowers.stands_for)
-                .or_insert(lowers);
+            kind.and_modify(|k| k.stands_for += lowers.stands_for).or_insert(lowers);
         }
         kinds
     }
