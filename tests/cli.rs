@@ -672,25 +672,25 @@ fn a_cut_connection_leaves_no_dead_mount() {
     let daemon = stage.foreground("-o lowerdir=l1,upperdir=u,workdir=w");
     let user = fs::File::open(stage.path("m")).expect("open");
     let force = rustix::mount::UnmountFlags::FORCE;
-    let refused = rustix::mount::unmount(stage.path("m"), force);
-    assert_eq!(refused, Err(rustix::io::Errno::BUSY));
+    // Busy, or gone already, if the daemon was faster.
+    rustix::mount::unmount(stage.path("m"), force).expect_err("the mount is in use");
     assert_eq!(daemon.ends().code(), Some(0));
     assert!(stage.mounts().is_empty());
     drop(user);
 }
 
 #[test]
-fn a_caller_that_is_gone_has_called_the_mount_off() {
+fn a_caller_that_cannot_be_told_has_no_mount() {
     let stage = Stage::new();
+    let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
     let mut child = stage
         .command(PLYFS)
         .args(["m", "-o", "lowerdir=l1"])
         .env("PLYFS_BACKGROUND_PARENT", std::process::id().to_string())
-        .stdout(Stdio::piped())
+        .stdout(full)
         .stderr(Stdio::null())
         .spawn()
         .expect("plyfs starts");
-    drop(child.stdout.take());
     assert_eq!(child.wait().expect("wait").code(), Some(1));
     assert!(stage.mounts().is_empty());
 }

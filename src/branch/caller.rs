@@ -61,12 +61,22 @@ pub fn keep_capabilities() {
 /// EPERM if we may not act for that user; those of `make`.
 pub fn act_as<T>(caller: Caller, make: impl FnOnce() -> Result<T>) -> Result<T> {
     set_umask(caller.umask)?;
+    let made = with_ids_of(caller, make);
+    // What we make for ourselves has the mode that we say.
+    set_umask(0)?;
+    made
+}
+
+fn with_ids_of<T>(caller: Caller, make: impl FnOnce() -> Result<T>) -> Result<T> {
     let ours = (rustix::process::geteuid(), rustix::process::getegid());
     let theirs = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
     if ours == theirs {
         return make();
     }
-    set_effective(theirs).map_err(|_| Error::NotPermitted)?;
+    if set_effective(theirs).is_err() {
+        // Without privilege we are one user, whose other groups cannot be taken on either.
+        return if ours.0 == theirs.0 { make() } else { Err(Error::NotPermitted) };
+    }
     let made = make();
     if let Err(errno) = set_effective(ours) {
         // Going on as somebody else would give their name to other people's files.

@@ -178,8 +178,15 @@ impl Filesystem for Adapter {
             let changed = || {
                 let changes = Changes {
                     mode,
-                    uid: uid.map(|uid| self.uid_on_disk(uid)).transpose()?,
-                    gid: gid.map(|gid| self.gid_on_disk(gid)).transpose()?,
+                    // Where all owners are shown as one, there is nothing to change.
+                    uid: uid
+                        .filter(|_| !self.ids.uid.is_squashed())
+                        .map(|uid| self.uid_on_disk(uid))
+                        .transpose()?,
+                    gid: gid
+                        .filter(|_| !self.ids.gid.is_squashed())
+                        .map(|gid| self.gid_on_disk(gid))
+                        .transpose()?,
                     size,
                     atime: atime.map(set_time),
                     mtime: mtime.map(set_time),

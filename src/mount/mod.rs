@@ -70,8 +70,7 @@ enum Ready {
 
 fn serve(options: &MountOptions, ready: Ready) -> Result<(), MountError> {
     raise_open_files();
-    // The kernel has applied the caller's umask to every mode that it sends; ours would be a
-    // second one.
+    // New entries get their caller's umask; what we make for ourselves has the mode that we say.
     rustix::process::umask(rustix::fs::Mode::empty());
 
     let mountpoint = Mountpoint::open(&options.mountpoint)?;

@@ -23,8 +23,9 @@ impl Mountpoint {
         let path = given.to_owned();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(given, flags, Mode::empty());
-        // A dead mount's root still opens with O_PATH; only a question to its daemon fails.
-        let dir = dir.and_then(|dir| rustix::fs::fstat(&dir).map(|_| dir));
+        // A dead mount's root still opens with O_PATH, and its attributes may be cached. What is never cached
+        // is the state of the filesystem.
+        let dir = dir.and_then(|dir| rustix::fs::fstatfs(&dir).map(|_| dir));
         let dir = dir.map_err(|errno| match errno {
             Errno::NOENT => MountError::NoMountpoint(path.clone()),
             Errno::NOTDIR => MountError::MountpointNotADirectory(path.clone()),

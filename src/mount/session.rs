@@ -109,8 +109,14 @@ impl Events {
     }
 }
 
+/// The kernel closes a connection with ENODEV, which fuser takes for the end, but a thread that
+/// is just reading a request then gets ECONNABORTED: the last close of a detached mount does it.
 fn complete(result: io::Result<()>) -> Result<End, MountError> {
-    result.map(|()| End::Complete).map_err(MountError::Session)
+    match result {
+        Ok(()) => Ok(End::Complete),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(End::Complete),
+        Err(error) => Err(MountError::Session(error)),
+    }
 }
 
 fn unmount(mounted: &Mounted) {

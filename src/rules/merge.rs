@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn branches_are_laid_one_under_the_other() {
         use Listed::{Dir, Leaf, Whiteout};
-        let rows: &[(&str, &[Rows<'_>], &[(&str, u16, bool)])] = &[
+        type Expected<'a> = &'a [(&'a str, u16, bool)];
+        let rows: &[(&str, &[Rows<'_>], Expected<'_>)] = &[
             ("the upper's entry wins", &[&[("f", Leaf(()))], &[("f", Leaf(()))]], &[("f", 0, false)]),
             ("directories merge", &[&[("d", Dir(()))], &[("d", Dir(()))]], &[("d", 0, true)]),
             (

@@ -40,18 +40,21 @@ pub use readdir::{DirItem, PlusItem};
 pub use rename::RenameMode;
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{FileType, StatVfs};
 
-use crate::branch::{BranchRoots, Dir, Ownership, Staging, UpperDir};
+use crate::branch::{BranchRoot, BranchRoots, Dir, Ownership, Staging, UpperDir};
 use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
 use caches::{DirCache, FileCache, ListingCache};
 use index::{Index, Numbering};
 use inode_table::{Body, DirPart, InodeTable, Node, NodeState, Place, RealId};
+
+/// The kernel's limit for the value of an extended attribute.
+const XATTR_SIZE_MAX: usize = 64 * 1024;
 
 /// How a union behaves, beyond its branches.
 #[derive(Debug, Clone, Default)]
@@ -81,7 +84,7 @@ pub struct Union {
     /// Directories of the upper whose copied-up entries may not be on disk yet.
     unsynced: Mutex<HashSet<NodeId>>,
     /// One `PATH=rw` or `PATH=ro` line a branch, topmost first.
-    labels: String,
+    labels: Vec<u8>,
 }
 
 /// The writable branch, and what the workdir holds for it.
@@ -99,16 +102,19 @@ impl Union {
     /// # Errors
     /// What the disk says of a branch's root or of the workdir.
     pub fn open(branches: BranchRoots, options: UnionOptions) -> Result<Self> {
-        let mut labels = String::new();
-        let mut label = |root: &crate::branch::BranchRoot, access| {
-            // Writing to a String cannot fail.
-            writeln!(labels, "{}={access}", root.path.display()).unwrap_or_default();
+        let mut labels = Vec::new();
+        let mut label = |root: &BranchRoot, access: &[u8]| {
+            let line = [root.path.as_os_str().as_bytes(), access].concat();
+            // An attribute's value has an end; so many branches are told as fit.
+            if labels.len() + line.len() <= XATTR_SIZE_MAX {
+                labels.extend(line);
+            }
         };
         let numbering = Numbering::default();
         let upper = match branches.upper {
             None => None,
             Some(roots) => {
-                label(&roots.upper, "rw");
+                label(&roots.upper, b"=rw\n");
                 let root = UpperDir::root(roots.upper.fd);
                 numbering.real(&root.stat_self()?);
                 let work = UpperDir::root(roots.work.fd);
@@ -119,7 +125,7 @@ impl Union {
         };
         let mut lowers = Vec::with_capacity(branches.lowers.len());
         for root in branches.lowers {
-            label(&root, "ro");
+            label(&root, b"=ro\n");
             let dir = Dir::new(root.fd);
             numbering.real(&dir.stat_self()?);
             lowers.push(dir);

@@ -23,7 +23,7 @@ impl Union {
     /// ENODATA if there is none.
     pub fn getxattr(&self, id: NodeId, key: &OsStr) -> Result<Vec<u8>> {
         if id == NodeId::ROOT && key == BRANCHES {
-            return Ok(self.labels.clone().into_bytes());
+            return Ok(self.labels.clone());
         }
         let node = self.table.get(id)?;
         if is_private_xattr(key) {

@@ -44,7 +44,7 @@ pub const MUTATIONS: &[Mutation] = &[
     row("directory left in the upper", "the end shows", |steps| {
         drop_step(steps, Step::RemoveDir(Side::Target))
     }),
-    row("whiteout where no lower shows", "hides nothing", |steps| needless_whiteout(steps)),
+    row("whiteout where no lower shows", "hides nothing", needless_whiteout),
     row("whiteout cleared before the new entry", "a third thing shows", |steps| {
         swap(steps, Step::Create(Side::Target), Step::ClearWhiteout(Side::Target))
     }),
