@@ -13,6 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::caller::{FileCapabilities, set_file_capabilities};
 use super::lower::{Dir, Object, open, proc_path};
 use super::sys::{Context, Stat};
 use crate::error::{Error, Result};
@@ -375,7 +376,9 @@ impl UpperObject {
                 result => result?,
             }
         }
-        // After chown, which takes suid and sgid away.
+        // After chown, which takes suid and sgid away. The last caller on this thread may have been one for
+        // whom they do not survive.
+        set_file_capabilities(FileCapabilities::Keep)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
             self.chmod(Mode::from_raw_mode(stat.st_mode))?;
         }
