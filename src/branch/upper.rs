@@ -154,20 +154,35 @@ impl UpperDir {
         fs::unlinkat(self, name, AtFlags::REMOVEDIR).call("unlinkat")
     }
 
-    /// Removes an entry with all that is in it. Only for what is ours: staged trees and markers.
+    /// Removes an entry, if there is one, with all that is in it, however deep. Only for what is ours: staged
+    /// trees and markers.
     ///
     /// # Errors
     /// Those of the calls that it takes.
     pub fn remove_tree(&self, name: &OsStr) -> Result<()> {
-        match self.unlink(name) {
-            Err(e) if e.is(Errno::ISDIR) || e.is(Errno::PERM) => {}
-            result => return result,
+        let mut left = vec![(self.clone(), name.to_owned())];
+        while let Some((parent, name)) = left.last() {
+            match parent.unlink(name) {
+                Err(e) if e.is(Errno::ISDIR) || e.is(Errno::PERM) => {}
+                Err(e) if !e.is(Errno::NOENT) => return Err(e),
+                _ => {
+                    left.pop();
+                    continue;
+                }
+            }
+            match parent.remove_dir(name) {
+                Err(e) if e.is(Errno::NOTEMPTY) || e.is(Errno::EXIST) => {
+                    let dir = parent.open_upper_dir(name)?;
+                    let children = dir.list()?;
+                    left.extend(children.into_iter().map(|child| (dir.clone(), child.name)));
+                }
+                result => {
+                    result?;
+                    left.pop();
+                }
+            }
         }
-        let dir = self.open_upper_dir(name)?;
-        for entry in dir.list()? {
-            dir.remove_tree(&entry.name)?;
-        }
-        self.remove_dir(name)
+        Ok(())
     }
 
     /// Moves an entry, over whatever has the new name.

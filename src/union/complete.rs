@@ -14,6 +14,8 @@ use super::copy_up::{Copy, Data, entry_place};
 use super::inode_table::{Body, Held, Node, NodeId};
 use super::mutate::mark_opaque;
 use super::probe::{OpenPart, Seen};
+use rustix::fs::FileType;
+
 use crate::branch::{Staged, Stat, UpperDir};
 use crate::error::{Error, Result};
 use crate::rules::name::Name;
@@ -36,6 +38,17 @@ struct Missing {
     name: Name,
     staged: Staged,
     nodes: Vec<Arrival>,
+}
+
+/// A directory that is being staged.
+struct StagedDir {
+    node: Arc<Node>,
+    parts: Vec<OpenPart>,
+    staged: Staged,
+    /// The staged directory itself.
+    inside: UpperDir,
+    /// The names that are not staged yet.
+    left: Vec<Name>,
 }
 
 /// A node that is in the upper once its entry is published.
@@ -64,7 +77,7 @@ impl Union {
         let parts = self.child_parts(&parent_parts, &name)?;
         let top = if dir.is_in_upper() { Some(parent_dir.open_upper_dir(name.as_os_str())?) } else { None };
         let staged = match &top {
-            Some(upper) => self.fill(&mut work, dir, &parts, upper),
+            Some(upper) => self.fill(&mut work, dir, parts, upper.clone()),
             None => self.stage_missing(&mut work, dir, &parts, &parent_dir, &name),
         };
         if let Err(e) = staged.and_then(|()| self.publish(&mut work)) {
@@ -82,25 +95,24 @@ impl Union {
         Ok(())
     }
 
-    /// Stages what the upper's part of a directory lacks.
-    fn fill(&self, work: &mut Work, dir: &Arc<Node>, parts: &[OpenPart], upper: &UpperDir) -> Result<()> {
-        work.held.push(dir.hold());
-        for name in self.merged_names(dir, parts)? {
-            let Some(node) = self.peek(dir, parts, &name)? else { continue };
-            let in_upper = upper.stat(name.as_os_str())?.is_some();
-            if matches!(node.state().body, Body::Dir(_)) && in_upper {
-                let child_parts = self.child_parts(parts, &name)?;
-                if child_parts.iter().any(|open| !open.part.branch.is_upper()) {
+    /// Stages what the upper's part of a directory, and of every one beneath it, lacks.
+    fn fill(&self, work: &mut Work, dir: &Arc<Node>, parts: Vec<OpenPart>, upper: UpperDir) -> Result<()> {
+        let mut left = vec![(Arc::clone(dir), parts, upper)];
+        while let Some((dir, parts, upper)) = left.pop() {
+            work.held.push(dir.hold());
+            for name in self.merged_names(&dir, &parts)? {
+                let Some(node) = self.peek(&dir, &parts, &name)? else { continue };
+                let child_parts = self.child_parts(&parts, &name)?;
+                if upper.stat(name.as_os_str())?.is_none() {
+                    let source = if child_parts.is_empty() { &parts } else { &child_parts };
+                    self.stage_missing(work, &node, source, &upper, &name)?;
+                } else if child_parts.iter().any(|open| !open.part.branch.is_upper()) {
                     let child = upper.open_upper_dir(name.as_os_str())?;
-                    self.fill(work, &node, &child_parts, &child)?;
+                    left.push((node, child_parts, child));
                 }
-            } else if !in_upper {
-                let child_parts = self.child_parts(parts, &name)?;
-                let source = if child_parts.is_empty() { parts } else { &child_parts };
-                self.stage_missing(work, &node, source, upper, &name)?;
             }
+            work.in_place.push((dir, upper.stat_self()?));
         }
-        work.in_place.push((Arc::clone(dir), upper.stat_self()?));
         Ok(())
     }
 
@@ -114,50 +126,74 @@ impl Union {
         name: &Name,
     ) -> Result<()> {
         let staging = &self.writable()?.staging;
-        let fresh = staging.fresh_name();
+        let place = (staging.dir(), &*staging.fresh_name());
         let mut nodes = Vec::new();
-        let staged = if matches!(node.state().body, Body::Dir(_)) {
-            self.stage_dir(work, &mut nodes, node, parts, (staging.dir(), &fresh), true)
+        let staged = if node.kind == FileType::Directory {
+            self.stage_tree(work, &mut nodes, node, parts, place)?
         } else {
-            self.stage_entry(work, &mut nodes, node, parts, name, (staging.dir(), &fresh))
-        }?;
-        let missing = Missing { parent: parent.clone(), name: name.clone(), staged, nodes };
-        work.missing.push(missing);
+            self.stage_entry(work, &mut nodes, node, parts, name, place)?
+        };
+        work.missing.push(Missing { parent: parent.clone(), name: name.clone(), staged, nodes });
         Ok(())
     }
 
-    /// Stages a directory with all that is in it.
-    fn stage_dir(
+    /// Stages a directory with all that is in it, opaque.
+    fn stage_tree(
         &self,
         work: &mut Work,
         nodes: &mut Vec<Arrival>,
-        dir: &Arc<Node>,
+        top: &Arc<Node>,
         parts: &[OpenPart],
-        (into, staged_name): (&UpperDir, &OsStr),
-        opaque: bool,
+        place: (&UpperDir, &OsStr),
     ) -> Result<Staged> {
-        let staging = &self.writable()?.staging;
-        work.held.push(dir.hold());
-        let staged = staging.make_dir(into, staged_name.to_owned())?;
-        let inside = staged.open_dir()?;
-        for name in self.merged_names(dir, parts)? {
-            let Some(node) = self.peek(dir, parts, &name)? else { continue };
-            let place = (&inside, name.as_os_str());
-            if matches!(node.state().body, Body::Dir(_)) {
-                let child_parts = self.child_parts(parts, &name)?;
-                // Inside an opaque directory nothing merges.
-                self.stage_dir(work, nodes, &node, &child_parts, place, false)?.leave();
+        let parts = parts.iter().map(OpenPart::clone).collect();
+        // A tree may be deeper than the stack: the directories that are being staged, from the top down.
+        let mut way = vec![self.begin_dir(work, top, parts, place)?];
+        // Inside an opaque directory nothing merges, so one marker does.
+        mark_opaque(&way[0].inside)?;
+        loop {
+            let last = way.len() - 1;
+            let dir = &mut way[last];
+            let Some(name) = dir.left.pop() else {
+                let staged = self.end_dir(nodes, way.swap_remove(last))?;
+                if last == 0 {
+                    return Ok(staged);
+                }
+                staged.leave();
+                continue;
+            };
+            let Some(node) = self.peek(&dir.node, &dir.parts, &name)? else { continue };
+            let place = (&dir.inside, name.as_os_str());
+            if node.kind == FileType::Directory {
+                let parts = self.child_parts(&dir.parts, &name)?;
+                let child = self.begin_dir(work, &node, parts, place)?;
+                way.push(child);
             } else {
-                self.stage_entry(work, nodes, &node, parts, &name, place)?.leave();
+                self.stage_entry(work, nodes, &node, &dir.parts, &name, place)?.leave();
             }
         }
-        if opaque {
-            mark_opaque(&inside)?;
-        }
+    }
+
+    fn begin_dir(
+        &self,
+        work: &mut Work,
+        dir: &Arc<Node>,
+        parts: Vec<OpenPart>,
+        (into, name): (&UpperDir, &OsStr),
+    ) -> Result<StagedDir> {
+        work.held.push(dir.hold());
+        let staged = self.writable()?.staging.make_dir(into, name.to_owned())?;
+        let inside = staged.open_dir()?;
+        let left = self.merged_names(dir, &parts)?;
+        Ok(StagedDir { node: Arc::clone(dir), parts, staged, inside, left })
+    }
+
+    /// What a directory has besides its entries comes last: making them has changed its times.
+    fn end_dir(&self, nodes: &mut Vec<Arrival>, dir: StagedDir) -> Result<Staged> {
+        let StagedDir { node, parts, staged, inside, .. } = dir;
         let original = parts.first().ok_or(Refusal::NotFound)?.dir.object();
         let Copy { staged, original, .. } = self.complete_copy(staged, &original, None)?;
-        let copy = inside.stat_self()?;
-        nodes.push(Arrival { node: Arc::clone(dir), original, copy, linked: None });
+        nodes.push(Arrival { node, original, copy: inside.stat_self()?, linked: None });
         Ok(staged)
     }
 

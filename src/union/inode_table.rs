@@ -76,6 +76,25 @@ pub enum Place {
     Gone(Arc<Node>, Name),
 }
 
+impl Drop for Node {
+    /// Lets go of the way to the root one by one: a tree may be deeper than the stack.
+    fn drop(&mut self) {
+        let mut above = self.state.get_mut().place.take_parent();
+        while let Some(mut node) = above.and_then(Arc::into_inner) {
+            above = node.state.get_mut().place.take_parent();
+        }
+    }
+}
+
+impl Place {
+    fn take_parent(&mut self) -> Option<Arc<Node>> {
+        match std::mem::replace(self, Self::Root) {
+            Self::Root => None,
+            Self::Entry(parent, _) | Self::Gone(parent, _) => Some(parent),
+        }
+    }
+}
+
 /// Where a node's attributes and data are.
 #[derive(Clone, Debug)]
 pub enum Body {

@@ -18,7 +18,7 @@ use crate::rules::name::{MarkerName, Name};
 use crate::rules::resolve::{Entry, EntryStack, Found, Resolution, Resolver};
 
 /// A directory's part in one branch, open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct OpenPart {
     pub(super) part: DirPart,
     pub(super) dir: Dir,
