@@ -1,0 +1,111 @@
+//! POSIX ACLs: enforced, inherited and copied up, as on ext4.
+
+use std::fs::{self, File};
+
+use rustix::io::Errno;
+
+use crate::common::{ALICE, BOB, Union, as_user, mode, needs_root, overwrite, refused, sh, text};
+
+fn acl(union: &Union, path: &str) -> Vec<String> {
+    let listed = sh(union.root(), &format!("getfacl -cnp {path}"));
+    listed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_acl_is_set_shown_and_kept() {
+    needs_root!("other users' ACL entries");
+    let mut union = Union::over(|b| b.file("f", "text").mode("f", 0o640));
+    sh(union.root(), &format!("setfacl -m u:{ALICE}:rw f"));
+    for _ in 0..2 {
+        let alice = format!("user:{ALICE}:rw-");
+        assert_eq!(acl(&union, "f"), ["user::rw-", &alice, "group::r--", "mask::rw-", "other::---"]);
+        assert_eq!(mode(union.at("f")), 0o660, "the mask shows in the mode");
+        union.remount();
+    }
+    sh(union.root(), "setfacl -b f");
+    assert_eq!(acl(&union, "f"), ["user::rw-", "group::r--", "other::---"]);
+}
+
+#[test]
+fn an_acl_lets_in_and_keeps_out() {
+    needs_root!("other users");
+    let union = Union::builder()
+        .option("allow_other")
+        .lower(|b| b.file("f", "text").mode("f", 0o640).file("open", "").mode("open", 0o644))
+        .mount();
+    sh(union.root(), &format!("setfacl -m u:{ALICE}:rw f; setfacl -m u:{BOB}:- open"));
+    as_user(ALICE, || {
+        assert_eq!(text(union.at("f")), "text");
+        overwrite(union.at("f"), 0, "T");
+    });
+    as_user(BOB, || {
+        refused(fs::read(union.at("f")), Errno::ACCESS);
+        refused(fs::read(union.at("open")), Errno::ACCESS);
+    });
+    assert_eq!(text(union.at("f")), "Text");
+}
+
+#[test]
+fn a_lowers_acl_counts_and_is_copied_up() {
+    needs_root!("other users");
+    let mut union = Union::builder()
+        .option("allow_other")
+        .lower(|b| {
+            let b = b.file("f", "text").mode("f", 0o600).dir("d");
+            let root = b.root().to_owned();
+            sh(&root, &format!("setfacl -m u:{ALICE}:rw f; setfacl -m d:u:{ALICE}:rwx d"));
+            b
+        })
+        .mount();
+    let before = (acl(&union, "f"), acl(&union, "d"));
+    as_user(ALICE, || overwrite(union.at("f"), 0, "T"));
+    fs::write(union.at("d/new"), "").unwrap();
+    for _ in 0..2 {
+        assert_eq!((acl(&union, "f"), acl(&union, "d")), before);
+        union.remount();
+    }
+    assert_eq!(text(union.upper("f")), "Text");
+}
+
+#[test]
+fn a_default_acl_is_handed_on_and_overrides_the_umask() {
+    needs_root!("other users' ACL entries");
+    let union = Union::over(|b| b.dir("d"));
+    sh(
+        union.root(),
+        &format!(
+            "setfacl -m d:u:{ALICE}:rwx,d:g::rwx,d:o::- d
+             umask 077
+             touch d/f
+             mkdir d/sub
+             mkfifo d/fifo
+             touch d/sub/g"
+        ),
+    );
+    let alice = format!("user:{ALICE}:rwx");
+    for path in ["d/f", "d/sub/g", "d/fifo"] {
+        let inherited = acl(&union, path);
+        assert!(inherited.iter().any(|line| line.starts_with(&alice)), "{path}: {inherited:?}");
+        assert_eq!(mode(union.at(path)), 0o660, "{path}");
+    }
+    assert_eq!(mode(union.at("d/sub")), 0o770);
+    assert!(acl(&union, "d/sub").contains(&format!("default:user:{ALICE}:rwx")));
+}
+
+#[test]
+fn chmod_changes_the_mask() {
+    needs_root!("other users' ACL entries");
+    let union = Union::over(|b| b.file("f", "").mode("f", 0o640));
+    sh(union.root(), &format!("setfacl -m u:{ALICE}:rw f; chmod 604 f"));
+    assert!(acl(&union, "f").contains(&"mask::---".to_owned()));
+    assert!(acl(&union, "f").contains(&"other::r--".to_owned()));
+}
+
+#[test]
+fn setting_an_acl_that_equals_the_mode_only_changes_the_mode() {
+    let union = Union::over(|b| b.file("f", "text").mode("f", 0o600));
+    sh(union.root(), "setfacl -m u::rw,g::r,o::r f");
+    assert_eq!(mode(union.at("f")), 0o644);
+    assert_eq!(mode(union.upper("f")), 0o644);
+    File::open(union.at("f")).unwrap();
+}

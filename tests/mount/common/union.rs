@@ -1,0 +1,226 @@
+//! A union for one test: its branches, its mount, its end.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::branch::Branch;
+use super::daemon::Daemon;
+use super::ending;
+use super::snapshot::Snapshot;
+
+/// A folder that is open to every user and goes when it is dropped.
+pub(crate) fn temp_dir() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("plyfs-test-").tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// A mounted union. When it goes out of scope it is unmounted, and `ending` looks at what it left.
+pub(crate) struct Union {
+    pub(super) lowers: Vec<PathBuf>,
+    /// The upper and the workdir.
+    pub(super) writable: Option<(PathBuf, PathBuf)>,
+    pub(super) mount_point: PathBuf,
+    /// The lowers as they were before the first mount.
+    pub(super) lowers_before: Vec<Snapshot>,
+    /// The upper as it was before the first mount.
+    pub(super) upper_before: Option<Snapshot>,
+    setup: String,
+    options: String,
+    log: PathBuf,
+    /// None between an unmount and the next mount.
+    daemon: Option<Daemon>,
+    _dir: TempDir,
+}
+
+/// What a union shall be made of.
+pub(crate) struct Builder {
+    dir: TempDir,
+    lowers: Vec<PathBuf>,
+    writable: Option<(PathBuf, PathBuf)>,
+    setup: String,
+    options: Vec<String>,
+}
+
+impl Builder {
+    /// One more lower, beneath those that are there.
+    pub(crate) fn lower(mut self, fill: impl FnOnce(Branch) -> Branch) -> Self {
+        let lower = self.dir.path().join(format!("lower{}", self.lowers.len()));
+        fs::create_dir(&lower).unwrap();
+        fill(Branch::at(&lower));
+        self.lowers.push(lower);
+        self
+    }
+
+    /// One more lower, at a place of the test's own.
+    pub(crate) fn lower_at(mut self, lower: PathBuf) -> Self {
+        self.lowers.push(lower);
+        self
+    }
+
+    /// Fills the upper.
+    pub(crate) fn upper(self, fill: impl FnOnce(Branch) -> Branch) -> Self {
+        let (upper, _) = self.writable.as_ref().expect("an upper");
+        fill(Branch::at(upper));
+        self
+    }
+
+    /// Upper and workdir in this directory, instead of the test's own.
+    pub(crate) fn writable_in(mut self, dir: &Path) -> Self {
+        self.writable = Some(make_writable(dir));
+        self
+    }
+
+    /// No upper.
+    pub(crate) fn read_only(mut self) -> Self {
+        self.writable = None;
+        self
+    }
+
+    /// A mount option.
+    pub(crate) fn option(mut self, option: &str) -> Self {
+        self.options.push(option.to_owned());
+        self
+    }
+
+    /// A shell command to be run in the daemon's process before it starts: umask, ulimit.
+    pub(crate) fn setup(mut self, command: &str) -> Self {
+        command.clone_into(&mut self.setup);
+        self
+    }
+
+    /// Mounts it.
+    #[track_caller]
+    pub(crate) fn mount(self) -> Union {
+        let mount_point = self.dir.path().join("mnt");
+        fs::create_dir(&mount_point).unwrap();
+        let lowers: Vec<_> = self.lowers.iter().map(|lower| lower.to_str().unwrap()).collect();
+        let mut options = vec![format!("lowerdir={}", lowers.join(":"))];
+        if let Some((upper, work)) = &self.writable {
+            options.push(format!("upperdir={},workdir={}", upper.display(), work.display()));
+        }
+        options.extend(self.options);
+        let mut union = Union {
+            lowers_before: self.lowers.iter().map(|lower| Snapshot::of(lower)).collect(),
+            upper_before: self.writable.as_ref().map(|(upper, _)| Snapshot::of(upper)),
+            lowers: self.lowers,
+            writable: self.writable,
+            mount_point,
+            setup: self.setup,
+            options: options.join(","),
+            log: self.dir.path().join("log"),
+            daemon: None,
+            _dir: self.dir,
+        };
+        union.mount();
+        union
+    }
+}
+
+impl Union {
+    /// An empty upper, no lower yet.
+    pub(crate) fn builder() -> Builder {
+        let dir = temp_dir();
+        let writable = Some(make_writable(dir.path()));
+        Builder { dir, lowers: Vec::new(), writable, setup: String::new(), options: Vec::new() }
+    }
+
+    /// A union of an empty upper over one lower.
+    #[track_caller]
+    pub(crate) fn over(fill: impl FnOnce(Branch) -> Branch) -> Self {
+        Self::builder().lower(fill).mount()
+    }
+
+    /// The path through the mount.
+    pub(crate) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.mount_point.join(path)
+    }
+
+    /// The mount point.
+    pub(crate) fn root(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// The path in the upper, on disk.
+    pub(crate) fn upper(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.writable.as_ref().expect("an upper").0.join(path)
+    }
+
+    /// Everything in the upper, markers too, as `find` would list it, sorted.
+    #[track_caller]
+    pub(crate) fn in_upper(&self) -> Vec<String> {
+        let upper = Snapshot::of(&self.upper(""));
+        upper.paths().map(|path| path.to_str().unwrap().to_owned()).collect()
+    }
+
+    /// The process id of the daemon.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon().pid()
+    }
+
+    /// Unmounts and mounts again.
+    #[track_caller]
+    pub(crate) fn remount(&mut self) {
+        self.unmount();
+        self.mount();
+    }
+
+    /// kill -9, and a new mount.
+    #[track_caller]
+    pub(crate) fn crash_and_remount(&mut self) {
+        self.daemon.take().expect("mounted").crash();
+        self.mount();
+    }
+
+    /// Ends the daemon by a signal, and cleanly; the test must mount again.
+    #[track_caller]
+    pub(crate) fn end_by(&mut self, signal: Signal) {
+        self.daemon.take().expect("mounted").end_by(signal);
+    }
+
+    /// Empties upper and workdir, as they were at first.
+    #[track_caller]
+    pub(crate) fn start_over(&mut self) {
+        self.unmount();
+        for dir in self.writable.iter().flat_map(|(upper, work)| [upper, work]) {
+            fs::remove_dir_all(dir).unwrap();
+            fs::create_dir(dir).unwrap();
+        }
+        self.mount();
+    }
+
+    fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("mounted")
+    }
+
+    #[track_caller]
+    pub(super) fn unmount(&mut self) {
+        self.end_by(Signal::TERM);
+    }
+
+    #[track_caller]
+    pub(crate) fn mount(&mut self) {
+        let daemon = Daemon::start(&self.setup, &self.options, &self.mount_point, &self.log);
+        self.daemon = Some(daemon);
+    }
+}
+
+impl Drop for Union {
+    fn drop(&mut self) {
+        // After a failure the daemon's own Drop cleans up; more failures would only hide it.
+        if !std::thread::panicking() {
+            ending::check(self);
+        }
+    }
+}
+
+fn make_writable(dir: &Path) -> (PathBuf, PathBuf) {
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    (upper, work)
+}

@@ -1,0 +1,67 @@
+//! fsync: works on everything that can be opened, and copies nothing up.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{CWD, Mode, OFlags, fdatasync, fsync, openat, syncfs};
+
+use crate::common::{Union, names, overwrite, text};
+
+#[test]
+fn what_was_only_read_is_synced_without_a_copy() {
+    let union = Union::over(|b| b.file("d/f", "text"));
+    let file = File::options().read(true).write(true).open(union.at("d/f")).unwrap();
+    fsync(&file).unwrap();
+    fdatasync(&file).unwrap();
+    fsync(File::open(union.at("d/f")).unwrap()).unwrap();
+    for dir in ["d", "."] {
+        fsync(openat(CWD, union.at(dir), OFlags::DIRECTORY, Mode::empty()).unwrap()).unwrap();
+    }
+    syncfs(&file).unwrap();
+    assert!(union.in_upper().is_empty());
+}
+
+#[test]
+fn what_was_written_is_on_the_branch_after_a_sync() {
+    let union = Union::over(|b| b.file("f", "lower"));
+    let file = File::options().write(true).open(union.at("f")).unwrap();
+    file.write_all_at(b"UPPER", 0).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(text(union.upper("f")), "UPPER");
+    file.write_all_at(b"again", 0).unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(text(union.upper("f")), "again");
+}
+
+#[test]
+fn a_removed_file_can_still_be_synced() {
+    let union = Union::over(|b| b.file("f", "lower"));
+    let file = File::options().write(true).open(union.at("f")).unwrap();
+    fs::remove_file(union.at("f")).unwrap();
+    file.write_all_at(b"UPPER", 0).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn a_directory_is_synced_after_every_kind_of_change() {
+    let union = Union::over(|b| b.file("d/f", "").file("d/g", ""));
+    let dir = openat(CWD, union.at("d"), OFlags::DIRECTORY, Mode::empty()).unwrap();
+    fs::remove_file(union.at("d/f")).unwrap();
+    fsync(&dir).unwrap();
+    fs::rename(union.at("d/g"), union.at("d/h")).unwrap();
+    fsync(&dir).unwrap();
+    fs::write(union.at("d/new"), "").unwrap();
+    fsync(&dir).unwrap();
+    assert_eq!(names(union.at("d")), ["h", "new"]);
+}
+
+#[test]
+fn a_volatile_mount_behaves_the_same() {
+    let mut union = Union::builder().option("volatile").lower(|b| b.file("f", "lower").file("g", "")).mount();
+    overwrite(union.at("f"), 0, "UPPER");
+    File::open(union.at("f")).unwrap().sync_all().unwrap();
+    fs::remove_file(union.at("g")).unwrap();
+    union.remount();
+    assert_eq!(text(union.at("f")), "UPPER");
+    assert_eq!(names(union.root()), ["f"]);
+}

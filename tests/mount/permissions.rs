@@ -1,0 +1,209 @@
+//! Who may do what: as on ext4, whoever runs the daemon.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
+use crate::common::{
+    ALICE, BOB, Branch, Union, as_user, exists, mode, needs_root, overwrite, refused, sh, sh_as, stat, text,
+};
+
+fn for_all_users(fill: impl FnOnce(Branch) -> Branch) -> Union {
+    Union::builder().option("allow_other").lower(fill).mount()
+}
+
+#[test]
+fn the_callers_umask_counts() {
+    let union = Union::over(|b| b.dir("d"));
+    sh(union.at("d"), "umask 027; touch file; mkdir dir; mkfifo fifo");
+    assert_eq!(mode(union.at("d/file")), 0o640);
+    assert_eq!(mode(union.at("d/dir")), 0o750);
+    assert_eq!(mode(union.at("d/fifo")), 0o640);
+}
+
+#[test]
+fn the_daemons_umask_does_not() {
+    let union = Union::builder().setup("umask 077").lower(|b| b.file("d/f", "").mode("d/f", 0o666)).mount();
+    sh(union.at("d"), "umask 0; touch file; mkdir dir; mkfifo fifo; echo >> f");
+    assert_eq!(mode(union.at("d/file")), 0o666);
+    assert_eq!(mode(union.at("d/dir")), 0o777);
+    assert_eq!(mode(union.at("d/fifo")), 0o666);
+    assert_eq!(mode(union.upper("d/f")), 0o666, "copied up");
+    assert_eq!(mode(union.upper("d")), 0o755, "copied up");
+}
+
+#[test]
+fn what_is_new_belongs_to_the_caller() {
+    needs_root!("another user");
+    let union = for_all_users(|b| b.dir("d").mode("d", 0o777));
+    sh_as(ALICE, union.at("d"), "touch file; mkdir dir; mkfifo fifo; ln -s file link; ln file hard");
+    for name in ["file", "dir", "fifo", "link", "hard"] {
+        let path = format!("d/{name}");
+        let seen = stat(union.at(&path));
+        assert_eq!((seen.uid(), seen.gid()), (ALICE, ALICE), "{name}");
+        assert_eq!(stat(union.upper(&path)).uid(), ALICE, "{name} on disk");
+    }
+    assert_eq!(stat(union.upper("d")).uid(), 0, "the parent is the lower's");
+}
+
+#[test]
+fn a_file_is_read_and_written_by_whom_its_mode_lets() {
+    needs_root!("other users");
+    let union = for_all_users(|b| {
+        b.file("alices", "text")
+            .owner("alices", ALICE, ALICE)
+            .mode("alices", 0o600)
+            .file("roots", "text")
+            .mode("roots", 0o644)
+    });
+    as_user(BOB, || {
+        refused(fs::read(union.at("alices")), Errno::ACCESS);
+        assert_eq!(text(union.at("roots")), "text");
+        refused(File::options().write(true).open(union.at("roots")), Errno::ACCESS);
+        refused(File::create(union.at("new")), Errno::ACCESS);
+        refused(fs::remove_file(union.at("roots")), Errno::ACCESS);
+        refused(fs::set_permissions(union.at("roots"), Permissions::from_mode(0o777)), Errno::PERM);
+        refused(chown(union.at("roots"), Some(BOB), None), Errno::PERM);
+        refused(access(union.at("roots"), Access::WRITE_OK), Errno::ACCESS);
+    });
+    assert!(union.in_upper().is_empty(), "what is refused copies nothing up");
+    as_user(ALICE, || overwrite(union.at("alices"), 0, "T"));
+    assert_eq!(text(union.upper("alices")), "Text");
+}
+
+#[test]
+fn a_closed_directory_stays_closed_after_a_copy_up() {
+    needs_root!("other users");
+    let union = for_all_users(|b| {
+        b.file("private/f", "secret")
+            .mode("private", 0o700)
+            .owner("private", ALICE, ALICE)
+            .mode("private/f", 0o666)
+    });
+    overwrite(union.at("private/f"), 0, "S");
+    as_user(BOB, || {
+        refused(fs::read(union.at("private/f")), Errno::ACCESS);
+        refused(fs::read_dir(union.at("private")), Errno::ACCESS);
+    });
+    as_user(ALICE, || assert_eq!(text(union.at("private/f")), "Secret"));
+    assert_eq!(mode(union.upper("private")), 0o700);
+}
+
+#[test]
+fn a_setgid_directory_hands_on_its_group() {
+    needs_root!("other groups");
+    let union = for_all_users(|b| b.dir("d/deep").owner("d/deep", 0, BOB).mode("d/deep", 0o2777));
+    sh_as(ALICE, union.at("d/deep"), "touch file; mkdir dir; mkfifo fifo; touch dir/below");
+    for name in ["file", "dir", "fifo", "dir/below"] {
+        let seen = stat(union.at("d/deep").join(name));
+        assert_eq!((seen.uid(), seen.gid()), (ALICE, BOB), "{name}");
+    }
+    assert_eq!(mode(union.at("d/deep/dir")) & 0o2000, 0o2000, "and the bit itself");
+    assert_eq!(mode(union.upper("d/deep")), 0o2777);
+}
+
+#[test]
+fn in_a_sticky_directory_only_the_owner_removes() {
+    needs_root!("other users");
+    let union = for_all_users(|b| {
+        b.dir("tmp").mode("tmp", 0o1777).file("tmp/old", "").owner("tmp/old", ALICE, ALICE)
+    });
+    as_user(ALICE, || fs::write(union.at("tmp/new"), "").unwrap());
+    as_user(BOB, || {
+        for name in ["tmp/old", "tmp/new"] {
+            refused(fs::remove_file(union.at(name)), Errno::PERM);
+            refused(fs::rename(union.at(name), union.at("tmp/mine")), Errno::PERM);
+        }
+    });
+    assert_eq!(mode(union.upper("tmp")), 0o1777);
+    as_user(ALICE, || {
+        fs::remove_file(union.at("tmp/old")).unwrap();
+        fs::remove_file(union.at("tmp/new")).unwrap();
+    });
+}
+
+#[test]
+fn a_write_by_another_user_takes_setuid_and_setgid_away() {
+    needs_root!("other users");
+    type Change = fn(&std::path::Path);
+    let changes: [(&str, Change); 4] = [
+        ("write", |path| overwrite(path, 0, "x")),
+        ("append", |path| sh_append(path)),
+        ("truncate", |path| File::options().write(true).open(path).unwrap().set_len(2).unwrap()),
+        ("O_TRUNC", |path| fs::write(path, "x").unwrap()),
+    ];
+    for in_upper in [false, true] {
+        for (what, change) in changes {
+            let fill = |b: Branch| b.file("f", "program").mode("f", 0o6777);
+            let builder = Union::builder().option("allow_other");
+            let builder = if in_upper { builder.upper(fill) } else { builder.lower(fill) };
+            let mut union = builder.lower(|b| b).mount();
+            as_user(ALICE, || change(&union.at("f")));
+            for _ in 0..2 {
+                assert_eq!(mode(union.at("f")), 0o777, "{what}, in the upper: {in_upper}");
+                union.remount();
+            }
+        }
+    }
+}
+
+fn sh_append(path: &std::path::Path) {
+    use std::io::Write;
+    File::options().append(true).open(path).unwrap().write_all(b"x").unwrap();
+}
+
+#[test]
+fn a_write_by_root_leaves_setuid_alone() {
+    needs_root!("setuid");
+    let union = Union::over(|b| b.file("f", "program").mode("f", 0o4755));
+    overwrite(union.at("f"), 0, "P");
+    assert_eq!(mode(union.at("f")), 0o4755);
+    overwrite(union.at("f"), 1, "R");
+    assert_eq!(mode(union.at("f")), 0o4755);
+}
+
+#[test]
+fn a_change_of_owner_takes_setuid_and_setgid_away() {
+    needs_root!("chown");
+    let union = Union::over(|b| b.file("f", "program").mode("f", 0o6755));
+    chown(union.at("f"), Some(ALICE), Some(ALICE)).unwrap();
+    assert_eq!(mode(union.at("f")), 0o755);
+}
+
+#[test]
+fn setgid_is_not_for_those_outside_the_group() {
+    needs_root!("other users");
+    let union = for_all_users(|b| b.file("f", "").owner("f", ALICE, BOB));
+    as_user(ALICE, || {
+        fs::set_permissions(union.at("f"), Permissions::from_mode(0o2755)).unwrap();
+    });
+    assert_eq!(mode(union.at("f")), 0o755);
+    fs::set_permissions(union.at("f"), Permissions::from_mode(0o2755)).unwrap();
+    assert_eq!(mode(union.at("f")), 0o2755, "for root it is");
+}
+
+#[test]
+fn an_ordinary_user_works_in_his_own_lower_directory() {
+    needs_root!("another user");
+    let mut union = for_all_users(|b| {
+        b.file("home/f", "lower")
+            .file("home/d/g", "lower")
+            .owner("home", ALICE, ALICE)
+            .owner("home/f", ALICE, ALICE)
+            .owner("home/d", ALICE, ALICE)
+            .owner("home/d/g", ALICE, ALICE)
+    });
+    sh_as(
+        ALICE,
+        union.at("home"),
+        "echo more >> f; mv f h; rm d/g; rmdir d; mkdir d; touch d/new; chmod 700 d; mv d e",
+    );
+    for _ in 0..2 {
+        assert_eq!(text(union.at("home/h")), "lowermore\n");
+        assert!(exists(union.at("home/e/new")) && !exists(union.at("home/d")));
+        assert_eq!(stat(union.at("home/h")).uid(), ALICE);
+        union.remount();
+    }
+}
