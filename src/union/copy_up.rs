@@ -142,11 +142,11 @@ impl Union {
         {
             fs::fsync(file).map_err(|errno| Error::Sys { call: "fsync", errno })?;
         }
-        self.publish_leaf(node, copy)
+        self.publish_leaf(node, copy, change)
     }
 
     /// Gives a copy its name, and the node its new body.
-    fn publish_leaf(&self, node: &Arc<Node>, copy: Copy) -> Result<()> {
+    fn publish_leaf(&self, node: &Arc<Node>, copy: Copy, change: Change<'_>) -> Result<()> {
         let Copy { staged, original, file } = copy;
         loop {
             let Some((parent, _)) = entry_place(node) else {
@@ -154,10 +154,11 @@ impl Union {
                 return self.publish_unnamed(node, staged, &original, file);
             };
             let dir = self.bring_up_dir(&parent)?;
-            let _held = parent.hold();
+            let held = parent.hold();
             if node.is_in_upper() {
-                // A rename of a directory above has brought it along.
-                return Ok(());
+                // A rename of a directory above has brought it along, as it was.
+                drop(held);
+                return self.with_upper_object(node, change)?.ok_or(Error::Invalid);
             }
             let name = match entry_place(node) {
                 Some((now, name)) if Arc::ptr_eq(&now, &parent) => name,

@@ -8,7 +8,8 @@ use rustix::fs::{FileType, Mode};
 
 use super::Union;
 use super::caches::OpenFile;
-use super::inode_table::{NodeId, Place};
+use super::copy_up::Data;
+use super::inode_table::{Node, NodeId, Place};
 use super::lookup::Looked;
 use super::mutate::{Acts, Spot};
 use crate::branch::{Caller, FileCapabilities, UpperDir, act_as, set_file_capabilities};
@@ -80,7 +81,7 @@ impl Union {
         let node = self.table.get(id)?;
         let target = self.spot(parent, name)?;
         let place = node.state().place.clone();
-        let Place::Entry(dir, old) = place else { return Err(Refusal::NotFound.into()) };
+        let Place::Entry(dir, old) = place else { return self.link_by_inode(&node, &target) };
         let source = Spot { dir, name: old };
         let stage = self.perform(
             Some(&source),
@@ -90,6 +91,21 @@ impl Union {
                 Ok(plan::link(source.at(), stage.target.at())?)
             },
             &Acts::NONE,
+        )?;
+        Ok(self.look_at_new(&stage.target)?.1)
+    }
+
+    /// Gives a file one more name that has lost the one that we knew it by. The disk refuses if that was its
+    /// last.
+    fn link_by_inode(&self, node: &Arc<Node>, target: &Spot) -> Result<Looked> {
+        self.bring_up(node, Data::Whole)?;
+        let object = self.with_upper_object(node, |object| Ok(object.clone()))?.ok_or(Refusal::NotFound)?;
+        let create = |dir: &UpperDir, name: &OsStr| dir.link(&object, name);
+        let stage = self.perform(
+            None,
+            target,
+            |stage| Ok(plan::create(stage.target.at(), NewEntry::Leaf)?),
+            &Acts { create: &create, ..Acts::NONE },
         )?;
         Ok(self.look_at_new(&stage.target)?.1)
     }

@@ -8,7 +8,7 @@
 //! The table's lock is never held across a system call.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::FileType;
@@ -191,6 +191,9 @@ struct Inner {
     /// Inodes whose own number was taken when they came.
     aliases: HashMap<RealId, NodeId>,
     aliases_given: u64,
+    /// Directories that the kernel has forgotten while a node that it knows has its position in them: a
+    /// file that it knows by another of its names. If they are looked up again they must be the same nodes.
+    orphans: HashMap<NodeId, Weak<Node>>,
 }
 
 #[derive(Debug)]
@@ -279,8 +282,16 @@ impl InodeTable {
             drop(known);
             return Some(Arc::clone(&slot.node));
         }
-        let node = Node::detached(id, kind, state);
+        let orphan = inner.orphans.get(&id).and_then(Weak::upgrade);
+        let node = match orphan.filter(|orphan| orphan.kind == kind && orphan.state().real == real) {
+            Some(orphan) => {
+                orphan.state().place = state.place;
+                orphan
+            }
+            None => Node::detached(id, kind, state),
+        };
         if handed == Handed::ToKernel {
+            inner.orphans.remove(&id);
             inner.slots.insert(id, Slot { node: Arc::clone(&node), lookups: 1 });
         }
         Some(node)
@@ -304,6 +315,12 @@ impl InodeTable {
         let real = node.state().real;
         if inner.aliases.get(&real) == Some(&id) {
             inner.aliases.remove(&real);
+        }
+        if node.kind == FileType::Directory && Arc::strong_count(&node) > 1 {
+            if inner.orphans.len() == inner.orphans.capacity() {
+                inner.orphans.retain(|_, orphan| orphan.strong_count() > 0);
+            }
+            inner.orphans.insert(id, Arc::downgrade(&node));
         }
         Some(node)
     }
@@ -381,6 +398,28 @@ mod tests {
         let alias = intern(&table, 7, 8);
         table.move_to(&alias, RealId(100));
         assert!(Arc::ptr_eq(&alias, &intern(&table, 7, 100)));
+    }
+
+    #[test]
+    fn a_forgotten_directory_that_is_a_position_is_found_again() {
+        let table = InodeTable::default();
+        let dir = || {
+            let place = NodeState { place: Place::Root, body: Body::Dir([].into()), real: RealId(3) };
+            let kind = FileType::Directory;
+            table.intern(NodeId(3), kind, place, Handed::ToKernel, NumberTaken::GiveAlias).unwrap()
+        };
+        let first = dir();
+        let position = Place::Entry(Arc::clone(&first), Name::new("f".as_ref()).unwrap());
+        let file = NodeState { place: position, ..state(7) };
+        let kind = FileType::RegularFile;
+        table.intern(NodeId(7), kind, file, Handed::ToKernel, NumberTaken::GiveAlias);
+        drop(table.forget(NodeId(3), 1));
+        let known_by_its_file = Arc::as_ptr(&first);
+        drop(first);
+        assert_eq!(Arc::as_ptr(&dir()), known_by_its_file);
+        table.forget(NodeId(7), 1);
+        table.forget(NodeId(3), 1);
+        assert!(table.is_empty());
     }
 
     #[test]

@@ -222,7 +222,8 @@ impl Union {
             Step::MarkOpaque(side) => {
                 let scene = stage.side(side)?;
                 let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
-                mark_opaque(&dir)
+                // Users see no change in a directory that is about to be moved.
+                dir.keeping_times(|| mark_opaque(&dir))
             }
             Step::ClearMarkers(side) => {
                 let scene = stage.side(side)?;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::common::{
     ALICE, BOB, FailingDisk, Tmpfs, Union, mode, mtime, names, needs_root, overwrite, pattern, refused, sh,
-    stat, text,
+    sh_as, stat, text,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -330,4 +330,17 @@ fn a_long_copy_delays_no_work_on_other_files() {
     });
     // If the copy held everything up, the round that it met would be the last.
     assert!(done_meanwhile > 3, "only {done_meanwhile} rounds during the copy");
+}
+
+/// The daemon's thread has served somebody for whom sgid does not survive.
+#[test]
+fn sgid_comes_along_whoever_wrote_before() {
+    needs_root!("owners");
+    let union = Union::over(|b| {
+        b.file("written", "").owner("written", ALICE, ALICE).dir("d").owner("d", BOB, BOB).mode("d", 0o2777)
+    });
+    // Both of the daemon's threads have, after so many.
+    sh_as(ALICE, union.root(), "for i in $(seq 50); do echo x >> written; done");
+    fs::write(union.at("d/f"), "").unwrap();
+    assert_eq!(mode(union.upper("d")), 0o2777);
 }

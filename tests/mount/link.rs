@@ -89,6 +89,17 @@ fn the_new_name_survives_the_old_one() {
     assert_eq!(union.in_upper(), [".wh.a", "b"]);
 }
 
+/// The name that was seen last is not the only one by which a file can be found.
+#[test]
+fn a_file_can_be_linked_once_more_when_its_newest_name_is_gone() {
+    let union = Union::over(|b| b.file("a", "lower"));
+    fs::hard_link(union.at("a"), union.at("b")).unwrap();
+    fs::remove_file(union.at("b")).unwrap();
+    fs::hard_link(union.at("a"), union.at("c")).unwrap();
+    assert_eq!(stat(union.at("a")).ino(), stat(union.at("c")).ino());
+    assert_eq!(stat(union.at("c")).nlink(), 2);
+}
+
 /// The way to save a file whose name is gone: link it by its descriptor.
 #[test]
 fn an_open_file_can_be_linked_by_its_descriptor() {

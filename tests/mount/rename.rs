@@ -259,6 +259,18 @@ mod of_directories {
     }
 
     #[test]
+    fn being_moved_is_no_modification() {
+        let union = in_branches(false, true, |b| b.file("d/old", "lower"));
+        fs::remove_dir_all(union.at("d")).unwrap();
+        fs::create_dir(union.at("new")).unwrap();
+        let time = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 7 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, union.at("new"), &times, rustix::fs::AtFlags::empty()).unwrap();
+        rename(&union, "new", "d");
+        assert_eq!(mtime(union.at("d")), (1_000_000_000, 7));
+    }
+
+    #[test]
     fn moved_onto_the_place_of_a_deleted_one_it_does_not_merge() {
         let mut union = Union::over(|b| b.file("d/old", "").file("lower/f", ""));
         fs::remove_dir_all(union.at("d")).unwrap();
