@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::Union;
 use super::copy_up::{Copy, Data, entry_place};
+use super::execute::mark_opaque;
 use super::inode_table::{Body, Held, Node, NodeId};
-use super::mutate::mark_opaque;
 use super::probe::{OpenPart, Seen};
 use rustix::fs::FileType;
 

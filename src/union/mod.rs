@@ -1,8 +1,8 @@
 //! The meeting point: every branch is asked, the rules decide, the upper is changed.
 //!
-//! One file an operation, and beneath them what they share: [`probe`](self) asks the branches,
-//! `mutate` runs a plan, `copy_up` brings entries into the upper, `objects` finds the inode behind a
-//! node. Each operation is a method of [`Union`].
+//! One file an operation, and beneath them what they share: `probe` asks the branches,
+//! `mutate` has a plan made and `execute` does it, `copy_up` brings entries into the upper, `objects` finds the
+//! inode behind a node. Each operation is a method of [`Union`].
 //!
 //! # Locks, in the order in which they are taken
 //!
@@ -19,12 +19,14 @@ mod caches;
 mod complete;
 mod copy_up;
 mod create;
+mod execute;
 pub mod index;
 pub mod inode_table;
 mod io;
 mod lookup;
 mod mutate;
 mod objects;
+mod positions;
 mod probe;
 mod readdir;
 mod remove;

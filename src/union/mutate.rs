@@ -8,17 +8,15 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
-use rustix::fs::FileType;
-use rustix::io::Errno;
 
 use super::Union;
 use super::copy_up::Data;
-use super::inode_table::{Body, Handed, Held, Node, Place};
+use super::inode_table::{Body, Handed, Held, Node};
 use super::probe::{OpenPart, Seen};
-use crate::branch::{Stat, UpperDir};
+use crate::branch::UpperDir;
 use crate::error::{Error, Result};
 use crate::rules::merge::Merge;
-use crate::rules::name::{MarkerName, Name, Spelling};
+use crate::rules::name::Name;
 use crate::rules::plan::{At, Content, Plan, Refusal, Side, Step};
 use crate::rules::resolve::EntryStack;
 
@@ -34,7 +32,7 @@ pub(super) struct Scene {
     pub(super) spot: Spot,
     pub(super) parts: Vec<OpenPart>,
     pub(super) seen: Seen,
-    stack: EntryStack,
+    pub(super) stack: EntryStack,
     /// The directory in the upper, if it is there.
     upper: Option<UpperDir>,
 }
@@ -65,7 +63,7 @@ impl Scene {
         At { name: &self.spot.name, stack: &self.stack }
     }
 
-    fn upper(&self) -> Result<&UpperDir> {
+    pub(super) fn upper(&self) -> Result<&UpperDir> {
         self.upper.as_ref().ok_or(Error::ReadOnly)
     }
 }
@@ -172,99 +170,6 @@ impl Union {
         self.cover(&stat)
     }
 
-    fn execute(&self, stage: &Stage<'_>, plan: &Plan, acts: &Acts<'_>) -> Result<()> {
-        let mut made = Vec::new();
-        for step in plan.steps() {
-            if let Err(e) = self.execute_step(stage, *step, acts) {
-                // Nothing shows yet that did not show before. The whiteouts that were made ahead are not
-                // needed any more.
-                for (dir, name) in made {
-                    if let Err(e) = clear_whiteout(dir, name) {
-                        log::warn!("a whiteout stays beside its entry, where it hides nothing: {e}");
-                    }
-                }
-                return Err(e);
-            }
-            match step {
-                Step::Whiteout(side) => {
-                    let scene = stage.side(*side)?;
-                    made.push((scene.upper()?, &scene.spot.name));
-                }
-                // From here on the whiteouts do what the markers did.
-                Step::ClearMarkers(_) => made.clear(),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn execute_step(&self, stage: &Stage<'_>, step: Step, acts: &Acts<'_>) -> Result<()> {
-        match step {
-            Step::CopyUp(_) | Step::Complete(_) => Err(Error::Invalid),
-            Step::Whiteout(side) => {
-                let scene = stage.side(side)?;
-                let marker = scene.spot.name.whiteout().ok_or(Refusal::WhiteoutTooLong)?;
-                scene.upper()?.make_marker(marker.as_os_str())
-            }
-            Step::ClearWhiteout(side) => {
-                let scene = stage.side(side)?;
-                clear_whiteout(scene.upper()?, &scene.spot.name)
-            }
-            Step::Create(side) => {
-                let scene = stage.side(side)?;
-                (acts.create)(scene.upper()?, scene.spot.name.as_os_str())
-            }
-            Step::Link => {
-                let (from, to) = (stage.side(Side::Source)?, &stage.target);
-                let file = from.upper()?.upper_at(from.spot.name.as_os_str());
-                to.upper()?.link(&file, to.spot.name.as_os_str())
-            }
-            Step::MarkOpaque(side) => {
-                let scene = stage.side(side)?;
-                let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
-                // Users see no change in a directory that is about to be moved.
-                dir.keeping_times(|| mark_opaque(&dir))
-            }
-            Step::ClearMarkers(side) => {
-                let scene = stage.side(side)?;
-                let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
-                self.clear_markers(&dir)
-            }
-            Step::Unlink(side) => {
-                let scene = stage.side(side)?;
-                scene.upper()?.unlink(scene.spot.name.as_os_str())
-            }
-            Step::RemoveDir(side) => {
-                let scene = stage.side(side)?;
-                scene.upper()?.remove_dir(scene.spot.name.as_os_str())
-            }
-            Step::Rename => {
-                let (from, to) = (stage.side(Side::Source)?, &stage.target);
-                let (old, new) = (from.spot.name.as_os_str(), to.spot.name.as_os_str());
-                from.upper()?.rename(old, to.upper()?, new)
-            }
-            Step::Exchange => {
-                let (from, to) = (stage.side(Side::Source)?, &stage.target);
-                let (old, new) = (from.spot.name.as_os_str(), to.spot.name.as_os_str());
-                from.upper()?.exchange(old, to.upper()?, new)
-            }
-        }
-    }
-
-    /// Removes every marker from a directory of the upper that shows nothing.
-    fn clear_markers(&self, dir: &UpperDir) -> Result<()> {
-        for entry in dir.list()? {
-            let is_device = entry.kind == FileType::CharacterDevice && self.options.overlay_upper;
-            match Spelling::of(&entry.name) {
-                Spelling::Entry(_) if !is_device => {}
-                // AUFS' own: directories among them, never entries.
-                Spelling::Reserved => dir.remove_tree(&entry.name)?,
-                _ => dir.unlink(&entry.name)?,
-            }
-        }
-        Ok(())
-    }
-
     /// Whether the directory that a scene shows is empty.
     pub(super) fn content(&self, scene: &Scene) -> Result<Content> {
         let mut merge = Merge::default();
@@ -279,79 +184,6 @@ impl Union {
         self.peek(&scene.spot.dir, &scene.parts, &scene.spot.name)
     }
 
-    /// Makes sure that a node of the upper outlives the name that it is about to lose.
-    pub(super) fn pin(&self, scene: &Scene, node: &Node) -> Result<()> {
-        if self.table.find(node.id).is_none() || !node.is_in_upper() {
-            // Nobody has it open; or it is in a lower and stays there.
-            return Ok(());
-        }
-        let fd = match self.files.get(node.id) {
-            Some(open) => open.fd,
-            None => match scene.upper()?.open_path(scene.spot.name.as_os_str()) {
-                Ok(fd) => Arc::new(fd),
-                // Its data is in the upper by another name.
-                Err(e) if e.is(Errno::NOENT) => return Ok(()),
-                Err(e) => return Err(e),
-            },
-        };
-        self.files.pin(node.id, fd);
-        Ok(())
-    }
-
-    /// A name has lost its inode: unlinked, or replaced by another.
-    pub(super) fn lose_name(&self, scene: &Scene, node: &Node) -> Result<()> {
-        let spot = &scene.spot;
-        {
-            let mut state = node.state();
-            if matches!(&state.place, Place::Entry(dir, name) if Arc::ptr_eq(dir, &spot.dir) && *name == spot.name)
-            {
-                state.place = Place::Gone(Arc::clone(&spot.dir), spot.name.clone());
-            }
-        }
-        match &scene.seen {
-            Seen::Leaf { branch, stat } if branch.is_upper() => self.drop_notes(node, stat),
-            Seen::Leaf { stat, .. } => {
-                self.cover(stat)?;
-                self.drop_link_if_last(node)
-            }
-            Seen::Dir { stat, .. } if scene.stack.upper.found.is_some() => {
-                self.writable()?.index.drop_origin(self.numbering.real(stat));
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn drop_notes(&self, node: &Node, stat: &Stat) -> Result<()> {
-        let linked = matches!(node.state().body, Body::Linked(_));
-        if stat.st_nlink == 1 {
-            self.writable()?.index.drop_origin(self.numbering.real(stat));
-        }
-        if linked { self.drop_link_if_last(node) } else { Ok(()) }
-    }
-
-    /// The index keeps a copy with several lower names alive until none of them shows it any more.
-    fn drop_link_if_last(&self, node: &Node) -> Result<()> {
-        let Body::Linked(number) = node.state().body else { return Ok(()) };
-        let index = &self.writable()?.index;
-        let Some(note) = index.copied_up(number) else { return Ok(()) };
-        let link = index.link(number)?;
-        let stat = link.stat()?;
-        if super::index::shown_links(&note, &stat) == 0 {
-            if self.table.find(node.id).is_some() && self.files.pinned(node.id).is_none() {
-                self.files.pin(node.id, Arc::new(link.open_read()?));
-            }
-            index.drop_origin(self.numbering.real(&stat));
-            index.drop_link(number)?;
-        }
-        Ok(())
-    }
-
-    /// A node has a new position.
-    pub(super) fn gain_place(&self, node: &Node, spot: &Spot) {
-        node.state().place = Place::Entry(Arc::clone(&spot.dir), spot.name.clone());
-    }
-
     /// The node that was just made, for the kernel.
     pub(super) fn look_at_new(&self, scene: &Scene) -> Result<(Arc<Node>, super::Looked)> {
         let Spot { dir, name } = &scene.spot;
@@ -361,21 +193,10 @@ impl Union {
 }
 
 impl Stage<'_> {
-    fn side(&self, side: Side) -> Result<&Scene> {
+    pub(super) fn side(&self, side: Side) -> Result<&Scene> {
         match side {
             Side::Target => Ok(&self.target),
             Side::Source => self.source.as_ref().ok_or(Error::Invalid),
         }
-    }
-}
-
-pub(super) fn mark_opaque(dir: &UpperDir) -> Result<()> {
-    dir.make_marker(MarkerName::opaque().as_os_str())
-}
-
-fn clear_whiteout(dir: &UpperDir, name: &Name) -> Result<()> {
-    match name.whiteout() {
-        Some(marker) => dir.remove_marker(marker.as_os_str()),
-        None => Ok(()),
     }
 }
