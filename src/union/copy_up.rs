@@ -207,7 +207,7 @@ impl Union {
             return Ok(None);
         }
         let number = NodeId(self.numbering.real(original).0);
-        self.writable()?.index.keep_link(number, copy)?;
+        self.writable()?.index.keep_link(number, original, copy)?;
         Ok(Some(number))
     }
 

@@ -7,9 +7,9 @@
 //! - `index`: a log of text lines, rewritten at each mount. `O UPPER NUMBER`: the upper's inode shows
 //!   that number. `L NUMBER REMAINING VERSION`: of the lower file, that many lower names are not covered by
 //!   the upper. `X UPPER`, `D NUMBER`: what was noted of it no longer holds.
-//! - `links/NUMBER`: one more hard link to the copy in the upper of a lower file with several names.
+//! - `links/NUMBER.VERSION`: one more hard link to the copy in the upper of a lower file with several names.
 //!
-//! Losing the log loses stable numbers and the ties between hard links. It never loses data.
+//! Losing the log loses stable numbers and link counts, never data: the links say by themselves whose they are.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use super::inode_table::{NodeId, RealId};
 use crate::branch::{Stat, UpperDir, UpperObject};
 use crate::error::{Error, Result};
+use crate::rules::plan::Refusal;
 use rustix::fs::Mode;
 
 /// Turns (filesystem, inode number) into one number.
@@ -109,11 +110,18 @@ impl Index {
         if work.stat(OsStr::new(LINKS))?.is_some() {
             let dir = work.open_upper_dir(OsStr::new(LINKS))?;
             for entry in dir.list()? {
-                let note = parse_link_name(&entry.name).and_then(|id| inner.links.get_mut(&id));
-                match note {
-                    Some(note) => note.copied_up = true,
-                    // A crash came between the link and its note: nobody has seen it.
-                    None => dir.unlink(&entry.name)?,
+                let Some((number, version)) = parse_link_name(&entry.name) else {
+                    dir.unlink(&entry.name)?;
+                    continue;
+                };
+                // A link whose note was lost in a crash may be all that is left of what was written to it. So long
+                // as nobody can tell how many lower names it has, it has one.
+                let unknown = LinkNote { remaining: 1, copied_up: true, version };
+                let note = inner.links.entry(number).or_insert(unknown);
+                if note.version == version {
+                    note.copied_up = true;
+                } else {
+                    dir.unlink(&entry.name)?;
                 }
             }
             inner.links_dir = Some(dir);
@@ -196,17 +204,20 @@ impl Index {
 
     /// Notes that the upper covers one more of the lower names of a file with several.
     pub fn cover(&self, number: NodeId, stat: &Stat) {
-        let fresh = LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
-        let mut note = self.note(number, stat).unwrap_or(fresh);
+        let mut note = self.note_or_fresh(number, stat);
         note.remaining = note.remaining.saturating_sub(1);
         self.set_note(number, note);
     }
 
     /// Notes that a file with several lower names has a copy in the upper, which [`Self::keep_link`] kept.
     pub fn set_copied_up(&self, number: NodeId, stat: &Stat) {
-        let fresh = LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
-        let note = self.note(number, stat).unwrap_or(fresh);
+        let note = self.note_or_fresh(number, stat);
         self.set_note(number, LinkNote { copied_up: true, ..note });
+    }
+
+    fn note_or_fresh(&self, number: NodeId, stat: &Stat) -> LinkNote {
+        let fresh = LinkNote { remaining: stat.st_nlink as u32, copied_up: false, version: version(stat) };
+        self.note(number, stat).unwrap_or(fresh)
     }
 
     fn set_note(&self, number: NodeId, note: LinkNote) {
@@ -217,13 +228,15 @@ impl Index {
         self.append(inner, &line);
     }
 
-    /// Puts a hard link to the copy of a lower file into `links`.
+    /// Puts a hard link to the copy of a lower file into `links`; `stat` is the lower's.
     ///
     /// # Errors
     /// Those of linkat(2).
-    pub fn keep_link(&self, number: NodeId, copy: &UpperObject) -> Result<()> {
+    pub fn keep_link(&self, number: NodeId, stat: &Stat, copy: &UpperObject) -> Result<()> {
+        let note = self.note_or_fresh(number, stat);
+        self.inner.lock().links.insert(number, note);
         let dir = self.links_dir()?;
-        let name = link_name(number);
+        let name = link_name(number, note.version);
         dir.remove_marker(&name)?;
         dir.link(copy, &name)
     }
@@ -233,7 +246,7 @@ impl Index {
     /// # Errors
     /// Those of opening `links`.
     pub fn link(&self, number: NodeId) -> Result<UpperObject> {
-        Ok(self.links_dir()?.upper_at(&link_name(number)))
+        Ok(self.links_dir()?.upper_at(&self.link_name(number)?))
     }
 
     /// Removes the link to a copy that was not published after all.
@@ -241,7 +254,12 @@ impl Index {
     /// # Errors
     /// Those of unlinkat(2).
     pub fn discard_link(&self, number: NodeId) -> Result<()> {
-        self.links_dir()?.remove_marker(&link_name(number))
+        self.links_dir()?.remove_marker(&self.link_name(number)?)
+    }
+
+    fn link_name(&self, number: NodeId) -> Result<OsString> {
+        let note = self.inner.lock().links.get(&number).copied();
+        note.map(|note| link_name(number, note.version)).ok_or_else(|| Refusal::NotFound.into())
     }
 
     /// Removes the link to a copy that has no name left, in the lowers or in the upper.
@@ -335,12 +353,14 @@ fn link_line(text: &mut String, number: NodeId, note: &LinkNote) {
     writeln!(text, "L {} {} {seconds} {nanoseconds}", number.0 as i64, note.remaining).unwrap_or_default();
 }
 
-fn link_name(number: NodeId) -> OsString {
-    format!("{:x}", number.0).into()
+fn link_name(number: NodeId, (seconds, nanoseconds): Version) -> OsString {
+    format!("{}.{seconds}.{nanoseconds}", number.0).into()
 }
 
-fn parse_link_name(name: &OsStr) -> Option<NodeId> {
-    u64::from_str_radix(name.to_str()?, 16).ok().map(NodeId)
+fn parse_link_name(name: &OsStr) -> Option<(NodeId, Version)> {
+    let mut words = name.to_str()?.splitn(3, '.');
+    let number = words.next()?.parse().ok().map(NodeId)?;
+    Some((number, (words.next()?.parse().ok()?, words.next()?.parse().ok()?)))
 }
 
 fn io_error(call: &'static str) -> impl Fn(std::io::Error) -> Error {

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
+use rustix::process::Signal;
+
 use crate::common::{Branch, Union, exists, mode, names, overwrite, sh, stat, text};
 
 fn three_names(b: Branch) -> Branch {
@@ -37,6 +39,20 @@ fn a_write_by_any_name_is_seen_by_all() {
             union.remount();
         }
         assert_eq!(text(union.upper(writer)), "UPwer", "the name that was written to");
+    }
+}
+
+/// A crash may take the notes in the workdir along, but not what was written.
+#[test]
+fn what_was_written_outlives_the_notes() {
+    let mut union = Union::over(three_names);
+    overwrite(union.at("a"), 0, "UP");
+    fs::remove_file(union.at("a")).unwrap();
+    union.end_by(Signal::TERM);
+    fs::remove_file(union.work("index")).unwrap();
+    union.mount();
+    for name in ["b", "d/c"] {
+        assert_eq!(text(union.at(name)), "UPwer", "{name}");
     }
 }
 

@@ -150,6 +150,11 @@ impl Union {
         self.writable.as_ref().expect("an upper").0.join(path)
     }
 
+    /// The path in the workdir.
+    pub(crate) fn work(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.writable.as_ref().expect("a workdir").1.join(path)
+    }
+
     /// Everything in the upper, markers too, as `find` would list it, sorted.
     #[track_caller]
     pub(crate) fn in_upper(&self) -> Vec<String> {
