@@ -69,7 +69,7 @@ impl Union {
             Step::ClearMarkers(side) => {
                 let scene = stage.side(side)?;
                 let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
-                self.clear_markers(&dir)
+                dir.keeping_times(|| self.clear_markers(&dir))
             }
             Step::Unlink(side) => {
                 let scene = stage.side(side)?;
