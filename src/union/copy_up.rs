@@ -98,6 +98,13 @@ impl Union {
             self.complete_copy(staged, original, None)
         })?;
         change(copy.staged.object())?;
+        if dir.is_gone() {
+            // Removed, and still open: the copy has no name either once it is dropped.
+            let stat = copy.staged.object().stat()?;
+            self.files.pin(dir.id, object_path(copy.staged.object())?);
+            self.settle_in_upper(dir, &stat, None, None);
+            return Ok(());
+        }
 
         let (parent, _) = entry_place(dir).ok_or(Refusal::NotFound)?;
         let parent_dir = self.upper_dir(&parent)?;
@@ -297,6 +304,13 @@ impl Union {
         staged.object().take_on(original, &stat, self.ownership(), |key| !is_private_xattr(key))?;
         Ok(Copy { staged, original: stat, file })
     }
+}
+
+fn object_path(object: &Object) -> Result<Arc<OwnedFd>> {
+    Ok(match object {
+        Object::Open(file) => Arc::clone(file),
+        Object::At(dir, name) => Arc::new(dir.open_path(name)?),
+    })
 }
 
 pub(super) fn entry_place(node: &Node) -> Option<(Arc<Node>, Name)> {
