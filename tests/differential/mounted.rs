@@ -7,6 +7,9 @@ use rustix::mount::{UnmountFlags, unmount};
 
 const PLYFS: &str = env!("CARGO_BIN_EXE_plyfs");
 
+/// How often a mount that is in use is tried to be unmounted.
+const TRIES: usize = 50;
+
 /// A mounted union.
 pub(crate) struct Mounted {
     at: Option<PathBuf>,
@@ -19,11 +22,18 @@ impl Mounted {
         Self { at: Some(at.to_owned()) }
     }
 
-    /// Unmounts: returns when the daemon has let go of the upper. Fails if anything is open there.
+    /// Unmounts: returns when the daemon has let go of the upper. Fails if anything stays open there.
     pub(crate) fn end(mut self) {
-        if let Some(at) = self.at.take() {
-            run(Command::new(PLYFS).arg("umount").arg(at));
+        if let Some(at) = &self.at {
+            let mut umount = Command::new(PLYFS);
+            umount.arg("umount").arg(at);
+            // Whoever looks at all of the machine's mounts is in ours for a moment.
+            let busy = |umount: &mut Command| !umount.output().expect("plyfs starts").status.success();
+            if (0..TRIES).all(|_| busy(&mut umount)) {
+                run(&mut umount);
+            }
         }
+        self.at = None;
     }
 }
 

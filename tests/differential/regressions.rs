@@ -58,6 +58,18 @@ fn cases() -> Vec<(&'static str, Case)> {
                 ],
             ),
         ),
+        (
+            "a lower's directory that was removed can be changed by whoever has it open",
+            case(
+                vec![folder().dir("a", folder())],
+                [
+                    Op::Open { path: at("a"), how: Mode::Directory, slot: 0 },
+                    Op::Rmdir(at("a")),
+                    Op::FdChmod { slot: 0, mode: 0o700 },
+                    Op::FdStat(0),
+                ],
+            ),
+        ),
         ("copy-up keeps setgid, whoever wrote before", setgid()),
     ]
 }
