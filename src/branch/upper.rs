@@ -419,7 +419,10 @@ impl UpperDir {
     pub fn keeping_times<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let before = self.stat_self()?;
         let done = change()?;
-        self.upper_object().set_times(&times_of(&before))?;
+        if let Err(e) = self.upper_object().set_times(&times_of(&before)) {
+            // The change is made and cannot be taken back for a time.
+            log::warn!("a directory was given a new time of modification: {e}");
+        }
         Ok(done)
     }
 }

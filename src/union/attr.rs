@@ -7,6 +7,7 @@ use rustix::fs::{FileType, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::Union;
 use super::copy_up::Data;
+use super::index::Numbering;
 use super::index::shown_links;
 use super::inode_table::{Body, Node, NodeId};
 use super::lookup::dir_links;
@@ -79,7 +80,7 @@ impl Union {
                 None => stat.st_nlink as u32,
             },
             (Body::Leaf(branch), Some(upper)) if !branch.is_upper() => {
-                let number = NodeId(self.numbering.real(stat).0);
+                let number = Numbering::number(self.numbering.real(stat));
                 match upper.index.note(number, stat) {
                     Some(note) if stat.st_nlink > 1 => shown_links(&note, stat),
                     _ if gone => 0,

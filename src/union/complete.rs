@@ -12,9 +12,11 @@ use std::sync::Arc;
 use super::Union;
 use super::copy_up::{Copy, Data, entry_place};
 use super::execute::mark_opaque;
+use super::index::Numbering;
 use super::inode_table::{Body, Held, Node, NodeId};
 use super::probe::{OpenPart, Seen};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use crate::branch::{Staged, Stat, UpperDir};
 use crate::error::{Error, Result};
@@ -25,6 +27,7 @@ use crate::rules::plan::Refusal;
 #[derive(Default)]
 struct Work {
     held: Vec<Held>,
+    seen: HashSet<NodeId>,
     missing: Vec<Missing>,
     /// Directories that are in the upper already, and will be there alone.
     in_place: Vec<(Arc<Node>, Stat)>,
@@ -59,6 +62,18 @@ struct Arrival {
     linked: Option<NodeId>,
 }
 
+impl Work {
+    /// Holds a directory until the work is done.
+    fn hold(&mut self, dir: &Arc<Node>) -> Result<()> {
+        if !self.seen.insert(dir.id) {
+            // A branch shows one directory in two places, by a bind mount: it cannot be in the upper twice.
+            return Err(Error::Sys { call: "rename", errno: Errno::BUSY });
+        }
+        self.held.push(dir.hold());
+        Ok(())
+    }
+}
+
 impl Union {
     /// Brings a directory wholly into the upper and makes it opaque.
     pub(super) fn complete(&self, dir: &Arc<Node>) -> Result<()> {
@@ -68,7 +83,7 @@ impl Union {
 
         let _rename = self.rename.lock();
         let mut work = Work::default();
-        work.held.push(parent.hold());
+        work.hold(&parent)?;
         let name = match entry_place(dir) {
             Some((now, name)) if Arc::ptr_eq(&now, &parent) => name,
             // It has moved meanwhile: the plan is made anew.
@@ -99,7 +114,7 @@ impl Union {
     fn fill(&self, work: &mut Work, dir: &Arc<Node>, parts: Vec<OpenPart>, upper: UpperDir) -> Result<()> {
         let mut left = vec![(Arc::clone(dir), parts, upper)];
         while let Some((dir, parts, upper)) = left.pop() {
-            work.held.push(dir.hold());
+            work.hold(&dir)?;
             for name in self.merged_names(&dir, &parts)? {
                 let Some(node) = self.peek(&dir, &parts, &name)? else { continue };
                 let child_parts = self.child_parts(&parts, &name)?;
@@ -181,7 +196,7 @@ impl Union {
         parts: Vec<OpenPart>,
         (into, name): (&UpperDir, &OsStr),
     ) -> Result<StagedDir> {
-        work.held.push(dir.hold());
+        work.hold(dir)?;
         let staged = self.writable()?.staging.make_dir(into, name.to_owned())?;
         let inside = staged.open_dir()?;
         let left = self.merged_names(dir, &parts)?;
@@ -211,7 +226,7 @@ impl Union {
         let Seen::Leaf { branch, stat } = self.see(parts, name)? else {
             return Err(Refusal::NotFound.into());
         };
-        let number = NodeId(self.numbering.real(&stat).0);
+        let number = Numbering::number(self.numbering.real(&stat));
         let linked = match node.state().body {
             Body::Linked(number) => Some(number),
             _ => Some(number).filter(|number| work.tied.contains(number)),

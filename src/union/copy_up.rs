@@ -15,6 +15,7 @@ use rustix::fs::{self, FileType};
 
 use super::Union;
 use super::caches::OpenFile;
+use super::index::Numbering;
 use super::inode_table::{Body, DirPart, Node, NodeId, Place};
 use super::probe::is_private_xattr;
 use crate::branch::{Object, Staged, Stat, UpperDir, UpperObject, copy_data, stat_type};
@@ -108,11 +109,11 @@ impl Union {
 
         let (parent, _) = entry_place(dir).ok_or(Refusal::NotFound)?;
         let parent_dir = self.upper_dir(&parent)?;
-        let _held = parent.hold();
+        let held = parent.hold();
         if dir.is_in_upper() {
             // Somebody else was faster.
-            let (_, name) = entry_place(dir).ok_or(Refusal::NotFound)?;
-            return change(&parent_dir.upper_at(name.as_os_str()));
+            drop(held);
+            return self.with_upper_object(dir, change)?.ok_or(Error::Invalid);
         }
         let (_, name) = entry_place(dir).ok_or(Refusal::NotFound)?;
         parent_dir.keeping_times(|| copy.staged.commit(&parent_dir, name.as_os_str()))?;
@@ -171,18 +172,14 @@ impl Union {
                 Some((now, name)) if Arc::ptr_eq(&now, &parent) => name,
                 _ => continue,
             };
-            let object = staged.object().clone();
-            let linked = self.tie_links(&object, &original)?;
+            let stat = staged.object().stat()?;
+            let linked = self.tie_links(staged.object(), &original)?;
             let published = dir.keeping_times(|| staged.commit(&dir, name.as_os_str()));
+            // From the moment that it has its name, the node is in the upper.
             self.note_links(linked, &original, published)?;
-            self.cover(&original)?;
-            let stat = match &file {
-                Some(_) => object.stat()?,
-                None => dir.upper_at(name.as_os_str()).stat()?,
-            };
             self.settle_in_upper(node, &stat, linked, file);
             self.has_new_name(&parent);
-            return Ok(());
+            return self.cover(&original);
         }
     }
 
@@ -213,7 +210,7 @@ impl Union {
         if original.st_nlink < 2 || stat_type(original) == FileType::Directory {
             return Ok(None);
         }
-        let number = NodeId(self.numbering.real(original).0);
+        let number = Numbering::number(self.numbering.real(original));
         self.writable()?.index.keep_link(number, original, copy)?;
         Ok(Some(number))
     }
@@ -234,7 +231,7 @@ impl Union {
     pub(super) fn cover(&self, lower: &Stat) -> Result<()> {
         if lower.st_nlink > 1 && stat_type(lower) != FileType::Directory {
             let index = &self.writable()?.index;
-            index.cover(NodeId(self.numbering.real(lower).0), lower);
+            index.cover(Numbering::number(self.numbering.real(lower)), lower);
         }
         Ok(())
     }

@@ -15,8 +15,15 @@ impl Union {
     /// Does the steps of a plan that has no preparations left.
     pub(super) fn execute(&self, stage: &Stage<'_>, plan: &Plan, acts: &Acts<'_>) -> Result<()> {
         let mut made = Vec::new();
+        let mut shows = false;
         for step in plan.steps() {
             if let Err(e) = self.execute_step(stage, *step, acts) {
+                if shows {
+                    // It is done, as everybody can see. What is left to do is tidying up, and the steps after
+                    // this one count on it: a whiteout that stays beside a new directory keeps it opaque.
+                    log::warn!("a marker more or less than needed stays in the upper: {e}");
+                    return Ok(());
+                }
                 // Nothing shows yet that did not show before. The whiteouts that were made ahead are not
                 // needed any more.
                 for (dir, name) in made {
@@ -33,6 +40,7 @@ impl Union {
                 }
                 // From here on the whiteouts do what the markers did.
                 Step::ClearMarkers(_) => made.clear(),
+                Step::Create(_) | Step::Link | Step::Rename | Step::Exchange => shows = true,
                 _ => {}
             }
         }

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::rules::plan::Refusal;
 use rustix::fs::Mode;
 
-/// Turns (filesystem, inode number) into one number.
+/// Tells inodes apart, and says which number they show.
 ///
 /// The filesystem of the first branch keeps its inode numbers as they are; the others' get the
 /// filesystem's ordinal in the upper 16 bits. So where all branches are on one filesystem, users see the
@@ -44,16 +44,22 @@ impl Numbering {
         self.real_of(stat.st_dev, stat.st_ino)
     }
 
-    /// The inode `ino` of the filesystem `dev`.
+    /// The inode `ino` of the device `dev`.
     pub fn real_of(&self, dev: u64, ino: u64) -> RealId {
         let mut filesystems = self.filesystems.lock();
         let ordinal = filesystems.iter().position(|d| *d == dev).unwrap_or_else(|| {
             filesystems.push(dev);
             filesystems.len() - 1
         });
-        // Inode numbers beyond 48 bits mix with the ordinals. If two inodes meet on one number, the
-        // inode table gives the second another.
-        RealId(ino ^ ((ordinal as u64) << INODE_BITS))
+        RealId { filesystem: u16::try_from(ordinal).unwrap_or(u16::MAX), ino }
+    }
+
+    /// The number that an inode shows unless the index or the inode table has a reason for another. Inode
+    /// numbers beyond 48 bits mix with the ordinals: if two meet on one number, the table gives the second
+    /// another.
+    #[must_use]
+    pub fn number(real: RealId) -> NodeId {
+        NodeId(real.ino ^ (u64::from(real.filesystem) << INODE_BITS))
     }
 }
 
@@ -84,11 +90,14 @@ pub struct Index {
 
 #[derive(Debug, Default)]
 struct Inner {
-    origins: HashMap<RealId, NodeId>,
+    /// By inode number on the upper's filesystem.
+    origins: HashMap<u64, NodeId>,
     links: HashMap<NodeId, LinkNote>,
     /// Opened on the first note: a mount that copies nothing up leaves nothing in the workdir.
     log: Option<File>,
     links_dir: Option<UpperDir>,
+    /// Whether the log may end in the middle of a line.
+    torn: bool,
 }
 
 const LOG: &str = "index";
@@ -102,10 +111,12 @@ impl Index {
     pub fn open(work: UpperDir) -> Result<Self> {
         let mut inner = Inner::default();
         if let Some(stat) = work.stat(OsStr::new(LOG))? {
-            let mut text = String::new();
+            let mut bytes = Vec::new();
             let log = File::from(work.at(OsStr::new(LOG)).open_read()?);
-            log.take(stat.st_size as u64).read_to_string(&mut text).map_err(io_error("read"))?;
-            text.lines().for_each(|line| inner.replay(line));
+            log.take(stat.st_size as u64).read_to_end(&mut bytes).map_err(io_error("read"))?;
+            // What follows the last line's end was cut short by a crash, and may read as something else.
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            String::from_utf8_lossy(&bytes[..whole]).lines().for_each(|line| inner.replay(line));
         }
         if work.stat(OsStr::new(LINKS))?.is_some() {
             let dir = work.open_upper_dir(OsStr::new(LINKS))?;
@@ -120,7 +131,9 @@ impl Index {
                 let note = inner.links.entry(number).or_insert(unknown);
                 if note.version == version {
                     note.copied_up = true;
-                } else {
+                } else if dir.stat(&entry.name)?.is_some_and(|stat| stat.st_nlink > 1) {
+                    // Of a lower file that is no more, and the copy has a name in the upper. If it had none, this
+                    // would be all that is left of it.
                     dir.unlink(&entry.name)?;
                 }
             }
@@ -170,23 +183,26 @@ impl Index {
     /// The number that an inode of the upper shows, if it is not its own.
     #[must_use]
     pub fn origin(&self, upper: RealId) -> Option<NodeId> {
-        self.inner.lock().origins.get(&upper).copied()
+        if upper.filesystem > 0 {
+            return None;
+        }
+        self.inner.lock().origins.get(&upper.ino).copied()
     }
 
     /// Notes that an inode of the upper shows that number.
     pub fn set_origin(&self, upper: RealId, number: NodeId) {
         let mut line = String::new();
-        origin_line(&mut line, upper, number);
+        origin_line(&mut line, upper.ino, number);
         let inner = &mut *self.inner.lock();
-        inner.origins.insert(upper, number);
+        inner.origins.insert(upper.ino, number);
         self.append(inner, &line);
     }
 
     /// Drops the note of an inode of the upper that is no more.
     pub fn drop_origin(&self, upper: RealId) {
         let inner = &mut *self.inner.lock();
-        if inner.origins.remove(&upper).is_some() {
-            self.append(inner, &format!("X {}\n", upper.0 as i64));
+        if inner.origins.remove(&upper.ino).is_some() {
+            self.append(inner, &format!("X {}\n", upper.ino as i64));
         }
     }
 
@@ -275,6 +291,18 @@ impl Index {
         Ok(())
     }
 
+    /// Waits until links and notes are on disk.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn sync(&self) -> Result<()> {
+        self.links_dir()?.sync()?;
+        match &self.inner.lock().log {
+            Some(log) => log.sync_data().map_err(io_error("fdatasync")),
+            None => Ok(()),
+        }
+    }
+
     fn links_dir(&self) -> Result<UpperDir> {
         let mut inner = self.inner.lock();
         if let Some(dir) = &inner.links_dir {
@@ -291,6 +319,8 @@ impl Index {
 
     fn append(&self, inner: &mut Inner, line: &str) {
         if let Err(e) = self.try_append(inner, line) {
+            // Should a part of the line have got there, the next must not continue it.
+            inner.torn = true;
             // The operation itself is done. What is lost is a number or a tie after the next mount.
             log::warn!("the workdir's index misses a note: {e}");
         }
@@ -310,22 +340,25 @@ impl Index {
                 inner.log.insert(File::from(fd))
             }
         };
-        log.write_all(line.as_bytes()).map_err(io_error("write"))
+        let line = if inner.torn { &*format!("\n{line}") } else { line };
+        log.write_all(line.as_bytes()).map_err(io_error("write"))?;
+        inner.torn = false;
+        Ok(())
     }
 }
 
 impl Inner {
-    /// Takes one line of the log. A line that a crash cut short is none.
+    /// Takes one line of the log. What is no note is passed over.
     fn replay(&mut self, line: &str) {
         let mut words = line.split(' ');
         let kind = words.next();
         let numbers: Option<Vec<i64>> = words.map(|word| word.parse().ok()).collect();
         match (kind, numbers.as_deref()) {
             (Some("O"), Some(&[upper, number])) => {
-                self.origins.insert(RealId(upper as u64), NodeId(number as u64));
+                self.origins.insert(upper as u64, NodeId(number as u64));
             }
             (Some("X"), Some(&[upper])) => {
-                self.origins.remove(&RealId(upper as u64));
+                self.origins.remove(&(upper as u64));
             }
             (Some("L"), Some(&[number, remaining, seconds, nanoseconds])) => {
                 let note = LinkNote {
@@ -343,9 +376,9 @@ impl Inner {
     }
 }
 
-fn origin_line(text: &mut String, upper: RealId, number: NodeId) {
+fn origin_line(text: &mut String, upper: u64, number: NodeId) {
     // Writing to a String cannot fail.
-    writeln!(text, "O {} {}", upper.0 as i64, number.0 as i64).unwrap_or_default();
+    writeln!(text, "O {} {}", upper as i64, number.0 as i64).unwrap_or_default();
 }
 
 fn link_line(text: &mut String, number: NodeId, note: &LinkNote) {

@@ -26,9 +26,19 @@ impl NodeId {
     pub const ROOT: Self = Self(1);
 }
 
-/// An inode on a branch, by filesystem and inode number: see [`super::index::Numbering`].
+/// An inode on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RealId(pub u64);
+pub struct RealId {
+    /// The filesystem, as [`Numbering`](super::index::Numbering) counts them: 0 is the first branch's.
+    pub filesystem: u16,
+    /// The inode number on it.
+    pub ino: u64,
+}
+
+impl RealId {
+    /// Of the root, which is addressed by position and never by inode.
+    pub const NONE: Self = Self { filesystem: u16::MAX, ino: 0 };
+}
 
 /// An inode of the union.
 #[derive(Debug)]
@@ -58,6 +68,8 @@ impl Drop for Held {
 pub struct NodeState {
     /// Where it is in the union; the last of its names that was looked up, if it has several.
     pub place: Place,
+    /// Another of its names, if more than one was looked up.
+    pub other: Option<Box<(Arc<Node>, Name)>>,
     /// Where its attributes and data are.
     pub body: Body,
     /// The inode that stands for it on disk.
@@ -79,14 +91,56 @@ pub enum Place {
 impl Drop for Node {
     /// Lets go of the way to the root one by one: a tree may be deeper than the stack.
     fn drop(&mut self) {
-        let mut above = self.state.get_mut().place.take_parent();
+        let state = self.state.get_mut();
+        state.other = None;
+        let mut above = state.place.take_parent();
         while let Some(mut node) = above.and_then(Arc::into_inner) {
             above = node.state.get_mut().place.take_parent();
         }
     }
 }
 
+impl NodeState {
+    /// Learns of a name.
+    pub fn gain(&mut self, place: Place) {
+        let same = |dir: &Arc<Node>, name: &Name| place.is(dir, name);
+        if let Place::Entry(dir, name) = &self.place
+            && !same(dir, name)
+        {
+            self.other = Some(Box::new((Arc::clone(dir), name.clone())));
+        } else if self.other.as_ref().is_some_and(|other| same(&other.0, &other.1)) {
+            self.other = None;
+        }
+        self.place = place;
+    }
+
+    /// Whether it would have no position left without that name.
+    #[must_use]
+    pub fn depends_on(&self, dir: &Arc<Node>, name: &Name) -> bool {
+        self.place.is(dir, name) && self.other.is_none()
+    }
+
+    /// Learns that a name is no more.
+    pub fn lose(&mut self, dir: &Arc<Node>, name: &Name) {
+        let other = self.other.take();
+        if self.place.is(dir, name) {
+            self.place = match other {
+                Some(other) => Place::Entry(other.0, other.1),
+                None => Place::Gone(Arc::clone(dir), name.clone()),
+            };
+        } else {
+            self.other = other.filter(|other| !Arc::ptr_eq(&other.0, dir) || other.1 != *name);
+        }
+    }
+}
+
 impl Place {
+    /// Whether this is that entry.
+    #[must_use]
+    pub fn is(&self, dir: &Arc<Node>, name: &Name) -> bool {
+        matches!(self, Self::Entry(d, n) if Arc::ptr_eq(d, dir) && n == name)
+    }
+
     fn take_parent(&mut self) -> Option<Arc<Node>> {
         match std::mem::replace(self, Self::Root) {
             Self::Root => None,
@@ -172,6 +226,12 @@ impl Node {
         self.state.lock().body.is_in_upper()
     }
 
+    /// Whether this is the inode `real`, which was `lower` before it was copied up.
+    fn is_inode(&self, kind: FileType, real: RealId, lower: Option<RealId>) -> bool {
+        let known = self.state().real;
+        self.kind == kind && (known == real || Some(known) == lower)
+    }
+
     /// Whether the node has lost its last position.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -244,12 +304,14 @@ impl InodeTable {
     }
 
     /// The node of the inode `state.real`: the one that is known, or a new one under its number, or under
-    /// another if that one is taken. A known one gets the position that it was just found under.
+    /// another if that one is taken. A known one gets the position that it was just found under, if the kernel
+    /// has asked for it. `lower` is the inode that it was before it was copied up, where that is known.
     pub fn intern(
         &self,
         number: NodeId,
         kind: FileType,
         state: NodeState,
+        lower: Option<RealId>,
         handed: Handed,
         taken: NumberTaken,
     ) -> Option<Arc<Node>> {
@@ -258,9 +320,13 @@ impl InodeTable {
         let id = match inner.aliases.get(&real) {
             Some(alias) => *alias,
             None => match inner.slots.get(&number) {
-                Some(slot) if slot.node.kind != kind || slot.node.state().real != real => {
+                Some(slot) if !slot.node.is_inode(kind, real, lower) => {
                     if taken == NumberTaken::Report {
                         return None;
+                    }
+                    // A branch may be a union itself, and show aliases of its own.
+                    while inner.slots.contains_key(&NodeId(FIRST_ALIAS - inner.aliases_given)) {
+                        inner.aliases_given += 1;
                     }
                     let alias = NodeId(FIRST_ALIAS - inner.aliases_given);
                     if handed == Handed::ToKernel {
@@ -275,9 +341,13 @@ impl InodeTable {
         if let Some(slot) = inner.slots.get_mut(&id) {
             slot.lookups += u64::from(handed == Handed::ToKernel);
             let mut known = slot.node.state();
-            known.place = state.place;
-            if matches!(state.body, Body::Linked(_)) {
-                known.body = state.body;
+            known.real = real;
+            if handed == Handed::ToKernel || matches!(known.place, Place::Gone(..)) {
+                known.gain(state.place);
+                // The parts of a directory that is known are known better. A file is where its name leads.
+                if kind != FileType::Directory {
+                    known.body = state.body;
+                }
             }
             drop(known);
             return Some(Arc::clone(&slot.node));
@@ -353,12 +423,19 @@ mod tests {
     use super::*;
 
     fn state(real: u64) -> NodeState {
-        NodeState { place: Place::Root, body: Body::Leaf(BranchIndex(1)), real: RealId(real) }
+        let body = Body::Leaf(BranchIndex(1));
+        NodeState { place: Place::Root, other: None, body, real: real_id(real) }
+    }
+
+    fn real_id(ino: u64) -> RealId {
+        RealId { filesystem: 0, ino }
     }
 
     fn intern(table: &InodeTable, number: u64, real: u64) -> Arc<Node> {
         let kind = FileType::RegularFile;
-        table.intern(NodeId(number), kind, state(real), Handed::ToKernel, NumberTaken::GiveAlias).unwrap()
+        table
+            .intern(NodeId(number), kind, state(real), None, Handed::ToKernel, NumberTaken::GiveAlias)
+            .unwrap()
     }
 
     #[test]
@@ -378,12 +455,12 @@ mod tests {
         let table = InodeTable::default();
         let first = intern(&table, 7, 7);
         let kind = FileType::RegularFile;
-        let report = table.intern(NodeId(7), kind, state(8), Handed::ToKernel, NumberTaken::Report);
+        let report = table.intern(NodeId(7), kind, state(8), None, Handed::ToKernel, NumberTaken::Report);
         assert!(report.is_none());
         let other = intern(&table, 7, 8);
         assert_ne!(first.id, other.id);
         assert!(Arc::ptr_eq(&other, &intern(&table, 7, 8)), "an alias is kept");
-        assert_eq!(table.number(RealId(8), NodeId(7)), other.id);
+        assert_eq!(table.number(real_id(8), NodeId(7)), other.id);
         table.forget(other.id, 2);
         table.forget(first.id, 1);
         assert_eq!(intern(&table, 7, 8).id, NodeId(7), "a free number is used again");
@@ -393,10 +470,10 @@ mod tests {
     fn a_copied_up_inode_keeps_its_number() {
         let table = InodeTable::default();
         let node = intern(&table, 7, 7);
-        table.move_to(&node, RealId(99));
+        table.move_to(&node, real_id(99));
         assert!(Arc::ptr_eq(&node, &intern(&table, 7, 99)));
         let alias = intern(&table, 7, 8);
-        table.move_to(&alias, RealId(100));
+        table.move_to(&alias, real_id(100));
         assert!(Arc::ptr_eq(&alias, &intern(&table, 7, 100)));
     }
 
@@ -404,15 +481,15 @@ mod tests {
     fn a_forgotten_directory_that_is_a_position_is_found_again() {
         let table = InodeTable::default();
         let dir = || {
-            let place = NodeState { place: Place::Root, body: Body::Dir([].into()), real: RealId(3) };
+            let place = NodeState { body: Body::Dir([].into()), ..state(3) };
             let kind = FileType::Directory;
-            table.intern(NodeId(3), kind, place, Handed::ToKernel, NumberTaken::GiveAlias).unwrap()
+            table.intern(NodeId(3), kind, place, None, Handed::ToKernel, NumberTaken::GiveAlias).unwrap()
         };
         let first = dir();
         let position = Place::Entry(Arc::clone(&first), Name::new("f".as_ref()).unwrap());
         let file = NodeState { place: position, ..state(7) };
         let kind = FileType::RegularFile;
-        table.intern(NodeId(7), kind, file, Handed::ToKernel, NumberTaken::GiveAlias);
+        table.intern(NodeId(7), kind, file, None, Handed::ToKernel, NumberTaken::GiveAlias);
         drop(table.forget(NodeId(3), 1));
         let known_by_its_file = Arc::as_ptr(&first);
         drop(first);
@@ -423,10 +500,28 @@ mod tests {
     }
 
     #[test]
+    fn a_file_goes_by_the_names_that_are_left() {
+        let dir = Node::detached(NodeId(1), FileType::Directory, state(1));
+        let name = |text: &str| Name::new(text.as_ref()).unwrap();
+        let mut file = state(7);
+        for text in ["a", "b", "b"] {
+            file.gain(Place::Entry(Arc::clone(&dir), name(text)));
+        }
+        assert!(file.place.is(&dir, &name("b")) && !file.depends_on(&dir, &name("b")));
+        file.lose(&dir, &name("b"));
+        assert!(file.place.is(&dir, &name("a")) && file.depends_on(&dir, &name("a")));
+        file.gain(Place::Entry(Arc::clone(&dir), name("c")));
+        file.lose(&dir, &name("a"));
+        assert!(file.depends_on(&dir, &name("c")));
+        file.lose(&dir, &name("c"));
+        assert!(matches!(file.place, Place::Gone(..)));
+    }
+
+    #[test]
     fn what_the_kernel_does_not_know_is_not_remembered() {
         let table = InodeTable::default();
         let kind = FileType::RegularFile;
-        let node = table.intern(NodeId(7), kind, state(7), Handed::ToUs, NumberTaken::GiveAlias);
+        let node = table.intern(NodeId(7), kind, state(7), None, Handed::ToUs, NumberTaken::GiveAlias);
         assert_eq!(node.unwrap().id, NodeId(7));
         assert!(table.is_empty());
     }

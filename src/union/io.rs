@@ -13,7 +13,7 @@ use rustix::io::{self, Errno};
 use super::Union;
 use super::caches::OpenFile;
 use super::copy_up::{Data, entry_place};
-use super::inode_table::{Node, NodeId};
+use super::inode_table::{Body, Node, NodeId};
 use crate::branch::{FileCapabilities, set_file_capabilities};
 use crate::error::{Error, Result};
 use crate::rules::plan::Refusal;
@@ -79,6 +79,9 @@ impl Union {
         let (result, call) =
             if data_only { (fs::fdatasync(&file), "fdatasync") } else { (fs::fsync(&file), "fsync") };
         result.map_err(|errno| Error::Sys { call, errno })?;
+        if matches!(node.state().body, Body::Linked(_)) {
+            self.writable()?.index.sync()?;
+        }
         self.sync_names(&node)
     }
 
@@ -86,8 +89,12 @@ impl Union {
     fn sync_names(&self, node: &Node) -> Result<()> {
         let mut at = entry_place(node);
         while let Some((dir, _)) = at {
-            if self.unsynced.lock().remove(&dir.id) && dir.is_in_upper() {
-                self.upper_dir(&dir)?.sync()?;
+            if dir.is_in_upper() && self.unsynced.lock().contains(&dir.id) {
+                // Taken off the list first: a name that is made during the sync puts it on again.
+                self.unsynced.lock().remove(&dir.id);
+                self.upper_dir(&dir)?.sync().inspect_err(|_| {
+                    self.unsynced.lock().insert(dir.id);
+                })?;
             }
             at = entry_place(&dir);
         }

@@ -7,7 +7,7 @@ use rustix::fs::FileType;
 
 use super::Union;
 use super::attr::Attr;
-use super::index::shown_links;
+use super::index::{Numbering, shown_links};
 use super::inode_table::{Body, Handed, Node, NodeId, NodeState, NumberTaken, Place, RealId};
 use super::probe::{OpenPart, Seen};
 use crate::branch::{Stat, stat_type};
@@ -28,6 +28,8 @@ pub struct Looked {
 /// A node as the disk shows it, before the table is asked who it is.
 struct Sketch {
     number: NodeId,
+    /// The inode in a lower, if this is its copy.
+    lower: Option<RealId>,
     kind: FileType,
     state: NodeState,
     stat: Stat,
@@ -84,7 +86,8 @@ impl Union {
             };
             let Some(sketch) = self.sketch(parent, name, seen)? else { return Ok(None) };
             if let Some(found) = self.settle(sketch, handed, taken) {
-                for (branch, dir) in opened {
+                // What the kernel does not know will not be forgotten either.
+                for (branch, dir) in opened.into_iter().filter(|_| handed == Handed::ToKernel) {
                     self.dirs.put_lower(&found.0, branch, dir);
                 }
                 return Ok(Some(found));
@@ -94,8 +97,12 @@ impl Union {
     }
 
     fn settle(&self, sketch: Sketch, handed: Handed, taken: NumberTaken) -> Option<(Arc<Node>, Looked)> {
-        let Sketch { number, kind, state, stat, links, name_is_stable } = sketch;
-        let node = self.table.intern(number, kind, state, handed, taken)?;
+        let Sketch { number, lower, kind, state, stat, links, name_is_stable } = sketch;
+        let node = self.table.intern(number, kind, state, lower, handed, taken)?;
+        if handed == Handed::ToKernel && stat.st_nlink > 1 && kind != FileType::Directory {
+            // Should it have lost a name before: this one leads to it as well.
+            self.files.unpin(node.id);
+        }
         let attr = Attr { id: node.id, stat, links };
         Some((node, Looked { attr, name_is_stable }))
     }
@@ -109,9 +116,10 @@ impl Union {
                 let real = self.numbering.real(lower.as_ref().unwrap_or(&stat));
                 Ok(Some(Sketch {
                     number: self.number_of(real),
+                    lower: None,
                     kind: FileType::Directory,
                     links: dir_links(parts.len(), &stat),
-                    state: NodeState { place, body: Body::Dir(parts.into()), real },
+                    state: NodeState { place, other: None, body: Body::Dir(parts.into()), real },
                     stat,
                     name_is_stable: true,
                 }))
@@ -126,7 +134,8 @@ impl Union {
         let mut sketch = Sketch {
             number,
             kind,
-            state: NodeState { place, body: Body::Leaf(branch), real },
+            lower: None,
+            state: NodeState { place, other: None, body: Body::Leaf(branch), real },
             stat,
             links: stat.st_nlink as u32,
             name_is_stable: true,
@@ -145,6 +154,7 @@ impl Union {
             if note.copied_up {
                 sketch.stat = upper.index.link(number)?.stat()?;
                 sketch.state.body = Body::Linked(number);
+                sketch.lower = Some(real);
                 sketch.state.real = self.numbering.real(&sketch.stat);
                 sketch.name_is_stable = true;
             }
@@ -156,7 +166,7 @@ impl Union {
     /// The number that an inode on disk shows.
     pub(super) fn number_of(&self, real: RealId) -> NodeId {
         let noted = self.upper.as_ref().and_then(|upper| upper.index.origin(real));
-        noted.unwrap_or(NodeId(real.0))
+        noted.unwrap_or(Numbering::number(real))
     }
 }
 

@@ -149,7 +149,7 @@ impl Union {
         let parts = union.root_parts()?;
         union.xattr_branches =
             parts.iter().filter(|part| part.xattr_whiteouts).map(|part| part.branch).collect();
-        let state = NodeState { place: Place::Root, body: Body::Dir(parts), real: RealId(u64::MAX) };
+        let state = NodeState { place: Place::Root, other: None, body: Body::Dir(parts), real: RealId::NONE };
         union.table.insert_root(Node::detached(NodeId::ROOT, FileType::Directory, state));
         Ok(union)
     }

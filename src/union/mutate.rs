@@ -11,7 +11,7 @@ use parking_lot::MutexGuard;
 
 use super::Union;
 use super::copy_up::Data;
-use super::inode_table::{Body, Handed, Held, Node};
+use super::inode_table::{Body, Handed, Held, Node, Place};
 use super::probe::{OpenPart, Seen};
 use crate::branch::UpperDir;
 use crate::error::{Error, Result};
@@ -146,6 +146,8 @@ impl Union {
         let parts = self.open_parts(&spot.dir)?;
         let held = spot.dir.hold();
         let node = self.peek(&spot.dir, &parts, &spot.name)?.ok_or(Refusal::NotFound)?;
+        // A file is copied up under the name that it is about to be moved from.
+        node.state().gain(Place::Entry(Arc::clone(&spot.dir), spot.name.clone()));
         drop(held);
         match step {
             Step::Complete(_) => self.complete(&node),

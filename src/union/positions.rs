@@ -22,6 +22,10 @@ impl Union {
             // Nobody has it open; or it is in a lower and stays there.
             return Ok(());
         }
+        let Spot { dir, name } = &scene.spot;
+        if !node.state().depends_on(dir, name) {
+            return Ok(());
+        }
         let fd = match self.files.get(node.id) {
             Some(open) => open.fd,
             None => match scene.upper()?.open_path(scene.spot.name.as_os_str()) {
@@ -37,14 +41,7 @@ impl Union {
 
     /// A name has lost its inode: unlinked, or replaced by another.
     pub(super) fn lose_name(&self, scene: &Scene, node: &Node) -> Result<()> {
-        let spot = &scene.spot;
-        {
-            let mut state = node.state();
-            if matches!(&state.place, Place::Entry(dir, name) if Arc::ptr_eq(dir, &spot.dir) && *name == spot.name)
-            {
-                state.place = Place::Gone(Arc::clone(&spot.dir), spot.name.clone());
-            }
-        }
+        node.state().lose(&scene.spot.dir, &scene.spot.name);
         match &scene.seen {
             Seen::Leaf { branch, stat } if branch.is_upper() => self.drop_notes(node, stat),
             Seen::Leaf { stat, .. } => {
@@ -84,8 +81,10 @@ impl Union {
         Ok(())
     }
 
-    /// A node has a new position.
-    pub(super) fn gain_place(&self, node: &Node, spot: &Spot) {
-        node.state().place = Place::Entry(Arc::clone(&spot.dir), spot.name.clone());
+    /// A name of the node is another one from now on.
+    pub(super) fn move_name(&self, node: &Node, from: &Spot, to: &Spot) {
+        let mut state = node.state();
+        state.lose(&from.dir, &from.name);
+        state.gain(Place::Entry(Arc::clone(&to.dir), to.name.clone()));
     }
 }

@@ -62,13 +62,13 @@ impl Union {
         let Some((moved, replaced)) = nodes.into_inner() else { return Ok(()) };
         if let Some(replaced) = replaced {
             if mode == RenameMode::Exchange {
-                self.gain_place(&replaced, &source);
+                self.move_name(&replaced, &target, &source);
             } else {
                 self.lose_name(&stage.target, &replaced)?;
             }
         }
         if let Some(moved) = moved {
-            self.gain_place(&moved, &target);
+            self.move_name(&moved, &source, &target);
         }
         Ok(())
     }
