@@ -239,3 +239,46 @@ fn tools_that_look_for_links_find_them() {
     let copies = NAMES.map(|name| stat(out.path().join(name)).ino());
     assert!(copies.iter().all(|number| *number == copies[0]));
 }
+
+#[test]
+fn a_moved_directory_keeps_the_links_that_lead_out_of_it() {
+    let mut union = Union::over(three_names);
+    let number = stat(union.at("a")).ino();
+    fs::rename(union.at("d"), union.at("e")).unwrap();
+    overwrite(union.at("b"), 0, "UP");
+    for _ in 0..2 {
+        for name in ["a", "b", "e/c"] {
+            assert_eq!(text(union.at(name)), "UPwer", "{name}");
+            assert_eq!((stat(union.at(name)).ino(), stat(union.at(name)).nlink()), (number, 3), "{name}");
+        }
+        union.remount();
+    }
+}
+
+#[test]
+fn a_removed_directory_takes_only_its_own_name_along() {
+    let mut union = Union::over(three_names);
+    fs::remove_dir_all(union.at("d")).unwrap();
+    overwrite(union.at("a"), 0, "UP");
+    for _ in 0..2 {
+        assert_eq!(text(union.at("b")), "UPwer");
+        assert_eq!(stat(union.at("b")).nlink(), 2);
+        union.remount();
+    }
+}
+
+#[test]
+fn a_handle_on_a_removed_name_writes_for_the_others() {
+    let mut union = Union::over(three_names);
+    let mut handle = File::options().append(true).open(union.at("a")).unwrap();
+    fs::remove_file(union.at("a")).unwrap();
+    handle.write_all(b" upper").unwrap();
+    assert_eq!(handle.metadata().unwrap().nlink(), 2);
+    drop(handle);
+    for _ in 0..2 {
+        assert_eq!(text(union.at("b")), "lower upper");
+        assert_eq!(text(union.at("d/c")), "lower upper");
+        assert_eq!(names(union.root()), ["b", "d"]);
+        union.remount();
+    }
+}

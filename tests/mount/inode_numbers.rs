@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
-use crate::common::{Tmpfs, Union, needs_root, overwrite, sh, stat};
+use crate::common::{Tmpfs, Union, needs_root, overwrite, sh, stat, text};
 
 fn number(union: &Union, path: &str) -> u64 {
     stat(union.at(path)).ino()
@@ -113,4 +113,19 @@ fn new_files_keep_their_numbers_after_a_remount() {
     let before = paths.map(|path| number(&union, path));
     union.remount();
     assert_eq!(paths.map(|path| number(&union, path)), before);
+}
+
+#[test]
+fn a_crash_changes_no_number_and_no_link() {
+    let mut union = Union::over(|b| b.file("f", "text").file("d/a", "linked").link("d/a", "d/b"));
+    overwrite(union.at("f"), 0, "T");
+    overwrite(union.at("d/a"), 0, "L");
+    sh(union.root(), "mv f g; touch new");
+    let paths = ["g", "new", "d", "d/a", "d/b"];
+    let before = paths.map(|path| number(&union, path));
+    union.crash_and_remount();
+    assert_eq!(paths.map(|path| number(&union, path)), before);
+    assert_eq!(stat(union.at("d/a")).nlink(), 2);
+    overwrite(union.at("d/b"), 1, "I");
+    assert_eq!(text(union.at("d/a")), "LInked");
 }

@@ -211,6 +211,27 @@ fn names_that_only_begin_like_a_marker_hide_nothing() {
 }
 
 #[test]
+fn names_that_only_resemble_a_marker_are_ordinary() {
+    let ordinary = [".WH.f", ".wh", ".whiteout", "..wh.f", "f.wh.", "wh.f"];
+    let union = Union::over(|mut b| {
+        for name in ordinary {
+            b = b.file(&format!("lower/{name}"), "");
+        }
+        b.file("f", "").dir("upper")
+    });
+    for name in ordinary {
+        fs::write(union.at("upper").join(name), "").unwrap();
+        fs::write(union.at(name), "").unwrap();
+        fs::remove_file(union.at(name)).unwrap();
+    }
+    let mut expected = ordinary;
+    expected.sort();
+    assert_eq!(names(union.at("lower")), expected);
+    assert_eq!(names(union.at("upper")), expected);
+    assert_eq!(names(union.root()), ["f", "lower", "upper"]);
+}
+
+#[test]
 fn no_name_that_begins_like_a_marker_can_be_made() {
     let union = Union::over(|b| b.file("foo", "victim").file("d/secret", "victim"));
     fs::write(union.at("mine"), "").unwrap();

@@ -9,7 +9,7 @@ use rustix::fs::{
     fsetxattr, futimens, openat,
 };
 
-use crate::common::{ALICE, Union, as_user, exists, needs_root, pattern, sh, stat, text};
+use crate::common::{ALICE, Union, as_user, exists, names, needs_root, pattern, sh, stat, text};
 
 fn read_write(union: &Union, name: &str) -> File {
     File::options().read(true).write(true).open(union.at(name)).unwrap()
@@ -238,4 +238,27 @@ fn a_write_by_an_old_handle_brings_no_name_back() {
     assert!(!exists(union.at("f")));
     union.remount();
     assert!(!exists(union.at("f")));
+}
+
+#[test]
+fn a_file_outlives_its_directory_and_does_not_get_into_the_next_one() {
+    let union = Union::over(|b| b.file("d/f", "lower"));
+    let handle = read_write(&union, "d/f");
+    fs::remove_dir_all(union.at("d")).unwrap();
+    fs::create_dir(union.at("d")).unwrap();
+    handle.write_all_at(b"UPPER", 0).unwrap();
+    assert_eq!(read_all(&handle), "UPPER");
+    assert!(names(union.at("d")).is_empty());
+    assert_eq!(union.in_upper(), ["d", "d/.wh..wh..opq"]);
+}
+
+#[test]
+fn a_removed_directory_still_answers_by_its_handle() {
+    let union = Union::over(|b| b.dir("lower").mode("lower", 0o750));
+    let dir = File::open(union.at("lower")).unwrap();
+    let number = dir.metadata().unwrap().ino();
+    fs::remove_dir(union.at("lower")).unwrap();
+    let found = dir.metadata().unwrap();
+    assert_eq!((found.ino(), found.mode() & 0o7777), (number, 0o750));
+    assert_eq!(found.nlink(), 0);
 }

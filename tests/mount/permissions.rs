@@ -164,6 +164,20 @@ fn a_write_by_root_leaves_setuid_alone() {
     assert_eq!(mode(union.at("f")), 0o4755);
 }
 
+/// To move a lower file is to copy it, which must not look like a write.
+#[test]
+fn a_move_by_an_ordinary_user_leaves_setuid_alone() {
+    needs_root!("another user");
+    let mut union = for_all_users(|b| {
+        b.dir("d").owner("d", ALICE, ALICE).file("d/f", "").owner("d/f", ALICE, ALICE).mode("d/f", 0o6755)
+    });
+    as_user(ALICE, || fs::rename(union.at("d/f"), union.at("d/g")).unwrap());
+    for _ in 0..2 {
+        assert_eq!(mode(union.at("d/g")), 0o6755);
+        union.remount();
+    }
+}
+
 #[test]
 fn a_change_of_owner_takes_setuid_and_setgid_away() {
     needs_root!("chown");

@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use crate::common::{
-    Playground, is_root, needs_root, open_dev_fuse_to_everybody, plyfs, say, sh_as, sh_refused, text,
+    Playground, is_root, needs_root, open_dev_fuse_to_everybody, plyfs, say_not_played, sh_as, sh_refused,
+    text,
 };
 
 /// Two lowers, an upper and a workdir, in a folder of their own.
@@ -183,7 +184,7 @@ fn root_of_a_user_namespace_mounts_there() {
     let namespace = "unshare --user --map-root-user --mount";
     let outcome = play.sh(&format!("{namespace} mount -t tmpfs none mnt 2>&1 || echo forbidden"));
     if !outcome.is_empty() {
-        say("not played, this machine forbids it: mounting in a user namespace");
+        say_not_played("this machine forbids mounting in a user namespace");
         return;
     }
     let day = DAY.replace('"', "\\\"").replace('$', "\\$");

@@ -15,7 +15,7 @@ use super::plyfs;
 /// Long enough for a busy machine, short enough that a hang is a failure and not a night.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A request that never returns blocks its test for good: the daemon is killed after this.
-const LONGEST_TEST: Duration = Duration::from_secs(300);
+const LONGEST_TEST: Duration = Duration::from_secs(180);
 
 /// A running plyfs.
 pub(crate) struct Daemon {
@@ -31,7 +31,8 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn start(setup: &str, options: &str, mount_point: &Path, log: &Path) -> Self {
         let child = Command::new("sh")
-            .args(["-c", &format!("{setup}\nexec \"$0\" \"$@\"")])
+            // If the tests are killed, their daemons end too.
+            .args(["-c", &format!("{setup}\nexec setpriv --pdeathsig TERM \"$0\" \"$@\"")])
             .arg(plyfs())
             .args(["-f", "-o", options])
             .arg(mount_point)

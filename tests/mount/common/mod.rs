@@ -14,6 +14,7 @@ mod playground;
 mod program;
 mod snapshot;
 mod tmpfs;
+mod trace;
 mod union;
 mod user;
 
@@ -30,25 +31,32 @@ pub(crate) use mapping::Mapping;
 pub(crate) use playground::Playground;
 pub(crate) use program::{plyfs, program, sh, sh_as, sh_refused};
 pub(crate) use tmpfs::Tmpfs;
+pub(crate) use trace::traced;
 pub(crate) use union::{Union, temp_dir};
 pub(crate) use user::{ALICE, BOB, as_user, is_root, open_dev_fuse_to_everybody};
 
-/// Leaves the test with a word on stderr where only root can play it. Never silent: the harness
-/// of `cargo test` does not capture what is written to the descriptor itself.
+/// Leaves a test that only root can play, with a word on stderr.
 macro_rules! needs_root {
     ($why:literal) => {
         if !crate::common::is_root() {
-            crate::common::say(concat!("not played, needs root: ", $why, " (", file!(), ")"));
+            crate::common::say_not_played(concat!("needs root (", $why, ")"));
             return;
         }
     };
 }
 pub(crate) use needs_root;
 
-/// Says something to whoever runs the tests, passing tests included.
+/// Says something to whoever runs the tests, also when they pass: the harness of `cargo test` does
+/// not capture what is written to the descriptor itself.
 pub(crate) fn say(line: &str) {
     use std::io::Write;
     writeln!(io::stderr(), "{line}").expect("stderr takes a line");
+}
+
+/// A test is left out. Never silently.
+pub(crate) fn say_not_played(why: &str) {
+    let this = std::thread::current();
+    say(&format!("not played: {}: {why}", this.name().unwrap_or("a test")));
 }
 
 /// The call must fail, with exactly this errno.
