@@ -11,14 +11,14 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FileType, SeekFrom, XattrFlags};
 
@@ -26,7 +26,7 @@ use super::convert::{bare_attr, device_number, errno, file_attr, file_type, node
 use crate::branch::{Caller, FileCapabilities};
 use crate::error::{Error, Result};
 use crate::rules::ids::IdMaps;
-use crate::union::{Changes, Looked, NewNode, NodeId, RenameMode, Union};
+use crate::union::{Changes, Looked, NewNode, NodeId, RenameMode, Union, Written};
 
 /// How long the kernel may remember what it was told.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -58,13 +58,33 @@ thread_local! {
 pub struct Adapter {
     union: Arc<Union>,
     ids: IdMaps,
+    notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Adapter {
     /// An adapter in front of `union` that shows ids by `ids`.
     #[must_use]
     pub fn new(union: Arc<Union>, ids: IdMaps) -> Self {
-        Self { union, ids }
+        Self { union, ids, notifier: Arc::default() }
+    }
+
+    /// Where the session's notifier goes once there is one.
+    #[must_use]
+    pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        Arc::clone(&self.notifier)
+    }
+
+    /// The kernel has asked for suid and sgid to go, and does not expect that they are gone.
+    fn tell_of_mode(&self, ino: INodeNo, written: Result<Written>) -> Result<usize> {
+        let Written { bytes, mode_changed } = written?;
+        if mode_changed
+            && let Some(notifier) = self.notifier.get()
+            // A negative offset: the attributes, and no data.
+            && let Err(e) = notifier.inval_inode(ino, -1, 0)
+        {
+            log::warn!("the kernel may show suid or sgid on node {} for a while: {e}", ino.0);
+        }
+        Ok(bytes)
     }
 
     fn caller(&self, request: &Request, umask: u32) -> Result<Caller> {
@@ -359,7 +379,8 @@ impl Filesystem for Adapter {
             } else {
                 FileCapabilities::Keep
             };
-            written(reply, self.union.write(node(ino), offset, data, capabilities));
+            let result = self.union.write(node(ino), offset, data, capabilities);
+            written(reply, self.tell_of_mode(ino, result));
         });
     }
 
@@ -440,7 +461,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -450,7 +471,8 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| {
             let flags = XattrFlags::from_bits_truncate(flags as u32);
-            empty(reply, self.union.setxattr(node(ino), name, value, flags));
+            let set = |caller| self.union.setxattr(node(ino), name, value, flags, caller);
+            empty(reply, self.caller(request, 0).and_then(set));
         });
     }
 
@@ -484,7 +506,8 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| {
             let (id, capabilities) = (node(ino), capabilities_of(request));
-            empty(reply, self.union.fallocate(id, offset, length, mode as u32, capabilities));
+            let result = self.union.fallocate(id, offset, length, mode as u32, capabilities);
+            empty(reply, self.tell_of_mode(ino, result).map(|_| ()));
         });
     }
 
@@ -528,7 +551,8 @@ impl Filesystem for Adapter {
             let (from, to) = ((node(ino_in), offset_in), (node(ino_out), offset_out));
             // The reply has 32 bits for the count.
             let length = usize::try_from(length.min(1 << 30)).unwrap_or(usize::MAX);
-            written(reply, self.union.copy_range(from, to, length, capabilities_of(request)));
+            let result = self.union.copy_range(from, to, length, capabilities_of(request));
+            written(reply, self.tell_of_mode(ino_out, result));
         });
     }
 }

@@ -71,8 +71,10 @@ impl Events {
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
         // The kernel sends its part of the handshake with the mount, so this does not block.
+        let notifier = adapter.notifier();
         let session =
             Session::from_fd(adapter, device, SessionACL::All, config).map_err(MountError::Session)?;
+        notifier.get_or_init(|| session.notifier());
         let ended = self.sender.clone();
         thread::Builder::new()
             .name("plyfs-session".to_owned())

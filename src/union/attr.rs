@@ -111,6 +111,7 @@ impl Union {
             }
             apply(&node, object, changes)
         })?;
+        self.files.has_new_mode(id);
         self.attr(&node)
     }
 

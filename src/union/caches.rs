@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -67,6 +68,18 @@ pub(super) struct OpenFile {
     pub(super) fd: Arc<OwnedFd>,
     /// Whether it is open for writing too: then it is the upper's.
     pub(super) writable: bool,
+    /// Whether it is known to have no suid and no sgid bit that a write could take away.
+    pub(super) plain: Arc<AtomicBool>,
+}
+
+impl OpenFile {
+    pub(super) fn for_reading(fd: Arc<OwnedFd>) -> Self {
+        Self { fd, writable: false, plain: Arc::default() }
+    }
+
+    pub(super) fn for_writing(fd: Arc<OwnedFd>) -> Self {
+        Self { fd, writable: true, plain: Arc::default() }
+    }
 }
 
 /// The open files, by node.
@@ -100,6 +113,13 @@ impl FileCache {
         match file {
             Some(file) => drop(open.put(id, file)),
             None => drop(open.pop(&id)),
+        }
+    }
+
+    /// The file's mode has changed.
+    pub(super) fn has_new_mode(&self, id: NodeId) {
+        if let Some(file) = self.open.lock().peek(&id) {
+            file.plain.store(false, Ordering::Relaxed);
         }
     }
 

@@ -258,7 +258,7 @@ impl Union {
             None => Body::Leaf(BranchIndex::UPPER),
         };
         node.state().body = body;
-        self.files.replace(node.id, file.map(|fd| OpenFile { fd, writable: true }));
+        self.files.replace(node.id, file.map(OpenFile::for_writing));
     }
 
     /// Makes a copy of anything but a directory in the workdir, under a name that the caller gives if it

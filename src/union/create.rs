@@ -68,7 +68,7 @@ impl Union {
         let (node, looked) = self.look_at_new(&stage.target)?;
         if let Some(fd) = file.take() {
             // It may be of a mode that would not let us open it for writing again.
-            self.files.replace(node.id, Some(OpenFile { fd: Arc::new(fd), writable: true }));
+            self.files.replace(node.id, Some(OpenFile::for_writing(Arc::new(fd))));
         }
         Ok(looked)
     }

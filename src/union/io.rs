@@ -6,8 +6,9 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use rustix::fs::{self, FallocateFlags, FileType, SeekFrom};
+use rustix::fs::{self, FallocateFlags, FileType, Mode, SeekFrom};
 use rustix::io::{self, Errno};
 
 use super::Union;
@@ -18,8 +19,14 @@ use crate::branch::{FileCapabilities, set_file_capabilities};
 use crate::error::{Error, Result};
 use crate::rules::plan::Refusal;
 
-/// How many bytes a write or a copy took.
-pub type Written = usize;
+/// What a change of a file's data came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// How many bytes were taken.
+    pub bytes: usize,
+    /// Whether the file has lost suid or sgid by it, which the kernel does not know.
+    pub mode_changed: bool,
+}
 
 impl Union {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
@@ -52,18 +59,19 @@ impl Union {
         capabilities: FileCapabilities,
     ) -> Result<Written> {
         let file = self.writer(&self.table.get(id)?)?;
-        set_file_capabilities(capabilities)?;
-        let mut done = 0;
-        while done < data.len() {
-            match io::pwrite(&file, &data[done..], offset + done as u64) {
-                Ok(written) => done += written,
-                Err(Errno::INTR) => {}
-                // What is written is written: the caller is told how much.
-                Err(_) if done > 0 => break,
-                Err(errno) => return Err(Error::Sys { call: "pwrite", errno }),
+        stripping(&file, capabilities, || {
+            let mut done = 0;
+            while done < data.len() {
+                match io::pwrite(&file.fd, &data[done..], offset + done as u64) {
+                    Ok(written) => done += written,
+                    Err(Errno::INTR) => {}
+                    // What is written is written: the caller is told how much.
+                    Err(_) if done > 0 => break,
+                    Err(errno) => return Err(Error::Sys { call: "pwrite", errno }),
+                }
             }
-        }
-        Ok(done)
+            Ok(done)
+        })
     }
 
     /// Waits until the file is on disk: with its name, if it was copied up.
@@ -125,11 +133,14 @@ impl Union {
         length: u64,
         mode: u32,
         capabilities: FileCapabilities,
-    ) -> Result<()> {
+    ) -> Result<Written> {
         let mode = FallocateFlags::from_bits(mode).ok_or(Error::NotSupported)?;
         let file = self.writer(&self.table.get(id)?)?;
-        set_file_capabilities(capabilities)?;
-        fs::fallocate(&file, mode, offset, length).map_err(|errno| Error::Sys { call: "fallocate", errno })
+        stripping(&file, capabilities, || {
+            fs::fallocate(&file.fd, mode, offset, length)
+                .map_err(|errno| Error::Sys { call: "fallocate", errno })?;
+            Ok(0)
+        })
     }
 
     /// The next data, or the next hole, at or after an offset.
@@ -155,13 +166,14 @@ impl Union {
         // The source is opened last: it may be the file that the writer has just brought up.
         let out = self.writer(&self.table.get(to.0)?)?;
         let source = self.reader(&self.table.get(from.0)?)?;
-        set_file_capabilities(capabilities)?;
         let (mut read_at, mut write_at) = (from.1, to.1);
-        match fs::copy_file_range(&source, Some(&mut read_at), &out, Some(&mut write_at), length) {
-            Ok(copied) => Ok(copied),
-            Err(Errno::XDEV) => Err(Error::NotSupported),
-            Err(errno) => Err(Error::Sys { call: "copy_file_range", errno }),
-        }
+        stripping(&out, capabilities, || {
+            match fs::copy_file_range(&source, Some(&mut read_at), &out.fd, Some(&mut write_at), length) {
+                Ok(copied) => Ok(copied),
+                Err(Errno::XDEV) => Err(Error::NotSupported),
+                Err(errno) => Err(Error::Sys { call: "copy_file_range", errno }),
+            }
+        })
     }
 
     /// The node's file, open for reading at least.
@@ -172,26 +184,43 @@ impl Union {
         refuse_non_file(node)?;
         let was_in_upper = node.is_in_upper();
         let fd = Arc::new(self.with_object(node, |object| object.open_read())?);
-        let file = OpenFile { fd: Arc::clone(&fd), writable: false };
+        let file = OpenFile::for_reading(Arc::clone(&fd));
         self.files.put_if(node.id, file, || node.is_in_upper() == was_in_upper);
         Ok(fd)
     }
 
     /// The node's file in the upper, open for writing; copied up if it was not there.
-    fn writer(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
-        if let Some(OpenFile { fd, writable: true }) = self.files.get(node.id) {
-            return Ok(fd);
+    fn writer(&self, node: &Arc<Node>) -> Result<OpenFile> {
+        let open = || self.files.get(node.id).filter(|file| file.writable);
+        if let Some(file) = open() {
+            return Ok(file);
         }
         refuse_non_file(node)?;
         self.bring_up(node, Data::Whole)?;
-        if let Some(OpenFile { fd, writable: true }) = self.files.get(node.id) {
-            return Ok(fd);
+        if let Some(file) = open() {
+            return Ok(file);
         }
         let fd = self.with_upper_object(node, |object| object.open_write())?;
-        let fd = Arc::new(fd.ok_or(Error::Invalid)?);
-        self.files.replace(node.id, Some(OpenFile { fd: Arc::clone(&fd), writable: true }));
-        Ok(fd)
+        let file = OpenFile::for_writing(Arc::new(fd.ok_or(Error::Invalid)?));
+        self.files.replace(node.id, Some(file.clone()));
+        Ok(file)
     }
+}
+
+/// Changes a file's data with the caller's right to suid and sgid, and finds out whether that took them away.
+fn stripping(
+    file: &OpenFile,
+    capabilities: FileCapabilities,
+    change: impl FnOnce() -> Result<usize>,
+) -> Result<Written> {
+    set_file_capabilities(capabilities)?;
+    let mut mode_changed = false;
+    if capabilities == FileCapabilities::Strip && !file.plain.swap(true, Ordering::Relaxed) {
+        let stat = fs::fstat(&file.fd).map_err(|errno| Error::Sys { call: "fstat", errno })?;
+        mode_changed = Mode::from_raw_mode(stat.st_mode).intersects(Mode::SUID | Mode::SGID);
+    }
+    let bytes = change()?;
+    Ok(Written { bytes, mode_changed })
 }
 
 fn refuse_non_file(node: &Node) -> Result<()> {

@@ -11,10 +11,12 @@ use super::Union;
 use super::copy_up::Data;
 use super::inode_table::NodeId;
 use super::probe::is_private_xattr;
+use crate::branch::{Caller, FileCapabilities, act_as, set_file_capabilities};
 use crate::error::{Error, Result};
 
 /// Tells which branches a mount has: on its root, not listed.
 const BRANCHES: &str = "user.plyfs.branches";
+const ACCESS_ACL: &str = "system.posix_acl_access";
 
 impl Union {
     /// The value of an extended attribute.
@@ -48,7 +50,14 @@ impl Union {
     /// # Errors
     /// EPERM for one that is the union's own; EEXIST and ENODATA as the flags demand, before anything is
     /// copied up; those of the upper.
-    pub fn setxattr(&self, id: NodeId, key: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
+    pub fn setxattr(
+        &self,
+        id: NodeId,
+        key: &OsStr,
+        value: &[u8],
+        flags: XattrFlags,
+        caller: Caller,
+    ) -> Result<()> {
         self.writable()?;
         let node = self.table.get(id)?;
         if is_private_xattr(key) {
@@ -62,6 +71,13 @@ impl Union {
             if !there && flags.contains(XattrFlags::REPLACE) {
                 return Err(Error::NoAttribute);
             }
+        }
+        if key == ACCESS_ACL && caller.uid != 0 {
+            // The disk takes sgid away from the file of a group that its owner is not in.
+            return self.change(&node, Data::Whole, &|object| {
+                set_file_capabilities(FileCapabilities::Strip)?;
+                act_as(caller, || object.set_xattr(key, value, flags))
+            });
         }
         self.change(&node, Data::Whole, &|object| object.set_xattr(key, value, flags))
     }
