@@ -410,3 +410,67 @@ pub fn shown_links(note: &LinkNote, stat: &Stat) -> u32 {
     let in_upper = if note.copied_up { (stat.st_nlink as u32).saturating_sub(1) } else { 0 };
     note.remaining.saturating_add(in_upper)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workdir() -> (tempfile::TempDir, UpperDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = File::open(dir.path()).unwrap().into();
+        (dir, UpperDir::root(fd))
+    }
+
+    fn real(ino: u64) -> RealId {
+        RealId { filesystem: 0, ino }
+    }
+
+    #[test]
+    fn inodes_of_two_filesystems_are_never_one() {
+        let numbering = Numbering::default();
+        let outer = numbering.real_of(1, 77);
+        // What a union shows that is itself a branch: an ordinal in the upper bits.
+        let nested = numbering.real_of(2, 77 ^ (1 << INODE_BITS));
+        assert_ne!(outer, nested);
+        assert_eq!(Numbering::number(outer), NodeId(77));
+        assert_eq!(Numbering::number(numbering.real_of(2, 77)), NodeId(77 ^ (1 << INODE_BITS)));
+    }
+
+    #[test]
+    fn notes_come_back_with_the_next_mount() {
+        let (_dir, work) = workdir();
+        let index = Index::open(work.clone()).unwrap();
+        index.set_origin(real(5), NodeId(50));
+        index.set_origin(real(6), NodeId(60));
+        index.drop_origin(real(6));
+        let index = Index::open(work.clone()).unwrap();
+        assert_eq!(index.origin(real(5)), Some(NodeId(50)));
+        assert_eq!(index.origin(real(6)), None);
+        index.drop_origin(real(5));
+        index.close().unwrap();
+        assert!(work.list().unwrap().is_empty(), "nothing to remember, nothing left");
+    }
+
+    #[test]
+    fn a_damaged_log_costs_only_the_damaged_notes() {
+        let (dir, work) = workdir();
+        std::fs::write(dir.path().join(LOG), b"O 5 50\n\xff\xfe\nQ 1\n\nO 7 70\nO 8 8").unwrap();
+        let index = Index::open(work).unwrap();
+        assert_eq!(index.origin(real(5)), Some(NodeId(50)));
+        assert_eq!(index.origin(real(7)), Some(NodeId(70)));
+        assert_eq!(index.origin(real(8)), None, "a line without an end may be half of one");
+    }
+
+    #[test]
+    fn what_is_in_links_is_kept_or_known_to_be_foreign() {
+        let (dir, work) = workdir();
+        let links = dir.path().join(LINKS);
+        std::fs::create_dir(&links).unwrap();
+        std::fs::write(links.join("9.100.7"), "data").unwrap();
+        std::fs::write(links.join("nonsense"), "").unwrap();
+        let index = Index::open(work).unwrap();
+        assert!(index.copied_up(NodeId(9)).is_some(), "its note is lost, its data must not be");
+        assert!(index.link(NodeId(9)).unwrap().stat().is_ok());
+        assert!(!links.join("nonsense").exists());
+    }
+}

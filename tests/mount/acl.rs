@@ -4,7 +4,7 @@ use std::fs::{self, File};
 
 use rustix::io::Errno;
 
-use crate::common::{ALICE, BOB, Union, as_user, mode, needs_root, overwrite, refused, sh, text};
+use crate::common::{ALICE, BOB, Union, as_user, mode, needs_root, overwrite, refused, sh, sh_as, text};
 
 fn acl(union: &Union, path: &str) -> Vec<String> {
     let listed = sh(union.root(), &format!("getfacl -cnp {path}"));
@@ -108,4 +108,14 @@ fn setting_an_acl_that_equals_the_mode_only_changes_the_mode() {
     assert_eq!(mode(union.at("f")), 0o644);
     assert_eq!(mode(union.upper("f")), 0o644);
     File::open(union.at("f")).unwrap();
+}
+
+#[test]
+fn an_owner_outside_the_group_cannot_keep_sgid_by_setting_an_acl() {
+    needs_root!("several users");
+    for (group, expected) in [(BOB, 0o755), (ALICE, 0o2755)] {
+        let union = Union::over(|b| b.file("f", "").owner("f", ALICE, group).mode("f", 0o2755));
+        sh_as(ALICE, union.root(), &format!("setfacl -m u:{BOB}:rx f"));
+        assert_eq!(mode(union.at("f")), expected, "group {group}");
+    }
 }

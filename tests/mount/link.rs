@@ -110,3 +110,18 @@ fn an_open_file_can_be_linked_by_its_descriptor() {
     assert_eq!(text(union.at("b")), "lower");
     assert_eq!(stat(union.at("a")).ino(), stat(union.at("b")).ino());
 }
+
+/// As git stores its objects: written under one name, linked to another, the first removed.
+#[test]
+fn a_name_that_goes_costs_no_descriptor_if_another_is_left() {
+    let union = Union::over(|b| b.dir("d"));
+    let open = || fs::read_dir(format!("/proc/{}/fd", union.pid())).unwrap().count();
+    // Files that were opened for writing stay at hand, up to a bound: these are none.
+    for i in 0..400 {
+        rustix::fs::mknodat(CWD, union.at("t"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .unwrap();
+        fs::hard_link(union.at("t"), union.at(format!("d/{i}"))).unwrap();
+        fs::remove_file(union.at("t")).unwrap();
+    }
+    assert!(open() < 100, "{} descriptors for files that nobody has open", open());
+}

@@ -221,3 +221,16 @@ fn an_ordinary_user_works_in_his_own_lower_directory() {
         union.remount();
     }
 }
+
+/// `stat -c %a` asks the kernel for the mode and nothing else, which a write does not make it ask us again for.
+#[test]
+fn suid_that_a_write_took_away_is_gone_at_once_for_whoever_asks() {
+    needs_root!("several users");
+    let union = for_all_users(|b| b.file("f", "text").mode("f", 0o4777).file("g", "text").mode("g", 0o4777));
+    for (file, write) in [("f", "echo more >> f"), ("g", "fallocate -l 100 g")] {
+        assert_eq!(sh(union.root(), &format!("stat -c %a {file}")), "4777\n");
+        sh_as(ALICE, union.root(), write);
+        assert_eq!(sh(union.root(), &format!("stat -c %a {file}")), "777\n", "{write}");
+        assert_eq!(mode(union.upper(file)), 0o777, "{write}");
+    }
+}

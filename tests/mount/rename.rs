@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::common::{Branch, Union, exists, mode, mtime, names, overwrite, refused, stat, text};
+use crate::common::{Branch, Union, exists, mode, mtime, names, needs_root, overwrite, refused, stat, text};
 
 fn rename_with(union: &Union, old: &str, new: &str, flags: RenameFlags) -> Result<(), Errno> {
     renameat_with(CWD, union.at(old), CWD, union.at(new), flags)
@@ -526,4 +526,19 @@ fn renames_that_cross_leave_one_of_the_two_outcomes() {
         fs::write(union.at("d/a"), "").unwrap();
         fs::write(union.at("e/b"), "").unwrap();
     }
+}
+
+/// One directory in two places of a lower: only once in the upper, so it cannot be moved with both.
+#[test]
+fn a_directory_with_a_bind_mount_of_its_own_is_refused_and_nothing_hangs() {
+    needs_root!("a bind mount");
+    let union = Union::builder().lower(|b| b.file("d/x/f", "text").dir("d/y")).mount();
+    let lower = union.lower_path(0);
+    let (from, to) = (lower.join("d/x"), lower.join("d/y"));
+    rustix::mount::mount_bind(&from, &to).unwrap();
+    let renamed = fs::rename(union.at("d"), union.at("e"));
+    rustix::mount::unmount(&to, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert_eq!(renamed.unwrap_err().raw_os_error(), Some(Errno::BUSY.raw_os_error()));
+    assert_eq!(text(union.at("d/x/f")), "text");
+    assert!(union.in_upper().is_empty());
 }

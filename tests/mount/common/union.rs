@@ -150,6 +150,11 @@ impl Union {
         self.writable.as_ref().expect("an upper").0.join(path)
     }
 
+    /// A lower's root on disk, the topmost being 0. Reading in it sets access times, which is noticed.
+    pub(crate) fn lower_path(&self, lower: usize) -> PathBuf {
+        self.lowers[lower].clone()
+    }
+
     /// The path in the workdir.
     pub(crate) fn work(&self, path: impl AsRef<Path>) -> PathBuf {
         self.writable.as_ref().expect("a workdir").1.join(path)
