@@ -45,7 +45,7 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
   uidmapping=D:S:N[:…]   show the N ids from D on disk as those from S; also gidmapping=
   squash_to_root         show everything as root's; also squash_to_uid=N, squash_to_gid=N
   upper_from_overlayfs   the upper was written by overlayfs: a 0:0 device in it is a whiteout
-  threads=N              how many requests are answered at once, 1 to 64 (default 2)
+  threads=N              how many requests are answered at once, 1 to 64 (default 16)
 Options that fuse-overlayfs, overlayfs, AUFS, unionfs-fuse and libfuse know beyond these are
 accepted and do nothing; any other is ignored with a warning.";
 

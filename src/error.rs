@@ -46,6 +46,12 @@ pub enum Error {
     /// The attribute exists already.
     #[error("the attribute exists")]
     AttributeExists,
+    /// The upper is itself on a union that keeps the names of whiteouts to itself.
+    #[error(
+        "the upper's filesystem makes no whiteouts ({0}): it is a union itself; take an upper and a workdir that \
+         are not inside a mounted union"
+    )]
+    NoWhiteouts(Errno),
 }
 
 /// What the operations of the union return.
@@ -76,6 +82,7 @@ impl Error {
             Self::NotPermitted => Errno::PERM,
             Self::NoAttribute => Errno::NODATA,
             Self::AttributeExists => Errno::EXIST,
+            Self::NoWhiteouts(errno) => *errno,
         }
     }
 

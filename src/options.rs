@@ -20,8 +20,9 @@ use stack::Stack;
 
 /// The name of the source when the user gives none.
 const DEFAULT_SOURCE: &str = "plyfs";
-/// Event loops: as many as the machines that this was measured on have processors.
-const DEFAULT_THREADS: usize = 2;
+/// Event loops. Those without work cost nothing; one that copies a file up, or waits for a directory that is being
+/// moved, is one less for everybody else.
+const DEFAULT_THREADS: usize = 16;
 const MAX_THREADS: usize = 64;
 
 /// A mount as the user asked for it.

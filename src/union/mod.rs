@@ -51,6 +51,7 @@ use rustix::fs::{FileType, StatVfs};
 use crate::branch::{BranchRoot, BranchRoots, Dir, Ownership, Staging, UpperDir};
 use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
+use crate::rules::name::Name;
 use caches::{DirCache, FileCache, ListingCache};
 use index::{Index, Numbering};
 use inode_table::{Body, DirPart, InodeTable, Node, NodeState, Place, RealId};
@@ -121,6 +122,7 @@ impl Union {
                 numbering.real(&root.stat_self()?);
                 let work = UpperDir::root(roots.work.fd);
                 let staging = Staging::open(&work)?;
+                probe_whiteouts(&staging)?;
                 let index = Index::open(work.clone())?;
                 Some(Upper { root, work, staging, index })
             }
@@ -216,4 +218,13 @@ impl Union {
     fn ownership(&self) -> Ownership {
         if self.options.squashed { Ownership::Ours } else { Ownership::AsOriginal }
     }
+}
+
+/// Makes and removes a whiteout on the upper's filesystem, in the workdir: better refused now than at the first
+/// deletion.
+fn probe_whiteouts(staging: &Staging) -> Result<()> {
+    let name = Name::new(&staging.fresh_name())?;
+    let whiteout = name.whiteout().ok_or(Error::Invalid)?;
+    staging.dir().make_marker(whiteout.as_os_str()).map_err(|e| Error::NoWhiteouts(e.errno()))?;
+    staging.dir().remove_marker(whiteout.as_os_str())
 }
