@@ -827,3 +827,19 @@ fn what_an_ordinary_user_may_not() {
         said.fails(5, &["user_allow_other", "/etc/fuse.conf"]);
     }
 }
+
+/// A union keeps the names of whiteouts to itself, so another one in it could delete nothing.
+#[test]
+fn an_upper_inside_a_union_is_refused_before_anything_is_written() {
+    let stage = Stage::new();
+    fs::create_dir(stage.path("m2")).expect("mkdir");
+    stage.plyfs("m -o lowerdir=l2,upperdir=u,workdir=w").succeeds();
+    for name in ["m/up", "m/work"] {
+        fs::create_dir(stage.path(name)).expect("mkdir");
+    }
+    stage.plyfs("m2 -o lowerdir=l1,upperdir=m/up,workdir=m/work").fails(3, &["a union itself"]);
+    for name in ["m/up", "m/work"] {
+        assert_eq!(stage.names_in(name), Some(Vec::new()), "{name}");
+    }
+    stage.plyfs("umount m").succeeds();
+}

@@ -122,7 +122,10 @@ impl Union {
                 numbering.real(&root.stat_self()?);
                 let work = UpperDir::root(roots.work.fd);
                 let staging = Staging::open(&work)?;
-                probe_whiteouts(&staging)?;
+                if let Err(e) = probe_whiteouts(&staging) {
+                    staging.close(&work)?;
+                    return Err(e);
+                }
                 let index = Index::open(work.clone())?;
                 Some(Upper { root, work, staging, index })
             }
