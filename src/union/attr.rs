@@ -7,10 +7,10 @@ use rustix::fs::{FileType, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::Union;
 use super::copy_up::Data;
-use super::index::Numbering;
 use super::index::shown_links;
-use super::inode_table::{Body, Node, NodeId};
 use super::lookup::dir_links;
+use super::node::{Body, Node, NodeId};
+use super::numbering::Numbering;
 use crate::branch::{FileCapabilities, Stat, UpperObject, set_file_capabilities};
 use crate::error::{Error, Result};
 
@@ -69,7 +69,7 @@ impl Union {
     fn links(&self, node: &Node, stat: &Stat) -> u32 {
         let state = node.state();
         let body = state.body.clone();
-        let gone = matches!(state.place, super::inode_table::Place::Gone(..));
+        let gone = matches!(state.place, super::node::Place::Gone(..));
         drop(state);
         match (&body, &self.upper) {
             (Body::Dir(_), _) if gone => 0,

@@ -13,7 +13,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
-use super::inode_table::{DirPart, Node, NodeId};
+use super::node::{DirPart, Node, NodeId};
 use super::readdir::Listing;
 use crate::branch::{Dir, UpperDir};
 use crate::rules::BranchIndex;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::Union;
 use super::copy_up::{Copy, Data, entry_place};
 use super::execute::mark_opaque;
-use super::index::Numbering;
-use super::inode_table::{Body, Held, Node, NodeId};
+use super::node::{Body, Held, Node, NodeId};
+use super::numbering::Numbering;
 use super::probe::{OpenPart, Seen};
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -289,7 +289,7 @@ impl Union {
     /// `open_parts` this takes no locks.
     pub(super) fn child_parts(&self, parent: &[OpenPart], name: &Name) -> Result<Vec<OpenPart>> {
         let Seen::Dir { parts, .. } = self.see(parent, name)? else { return Ok(Vec::new()) };
-        let open = |part: super::inode_table::DirPart| {
+        let open = |part: super::node::DirPart| {
             let above = parent.iter().find(|open| open.part.branch == part.branch);
             let dir = above.ok_or(Error::Invalid)?.dir.open_dir(name.as_os_str())?;
             Ok(OpenPart { part, dir })

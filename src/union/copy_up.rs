@@ -15,8 +15,8 @@ use rustix::fs::{self, FileType};
 
 use super::Union;
 use super::caches::OpenFile;
-use super::index::Numbering;
-use super::inode_table::{Body, DirPart, Node, NodeId, Place};
+use super::node::{Body, DirPart, Node, NodeId, Place};
+use super::numbering::Numbering;
 use super::probe::is_private_xattr;
 use crate::branch::{Object, Staged, Stat, UpperDir, UpperObject, copy_data, stat_type};
 use crate::error::{Error, Result};

@@ -14,7 +14,7 @@ use rustix::io::{self, Errno};
 use super::Union;
 use super::caches::OpenFile;
 use super::copy_up::{Data, entry_place};
-use super::inode_table::{Body, Node, NodeId};
+use super::node::{Body, Node, NodeId};
 use crate::branch::{FileCapabilities, set_file_capabilities};
 use crate::error::{Error, Result};
 use crate::rules::plan::Refusal;

@@ -7,8 +7,10 @@ use rustix::fs::FileType;
 
 use super::Union;
 use super::attr::Attr;
-use super::index::{Numbering, shown_links};
-use super::inode_table::{Body, Handed, Node, NodeId, NodeState, NumberTaken, Place, RealId};
+use super::index::shown_links;
+use super::inode_table::{Handed, NumberTaken};
+use super::node::{Body, Node, NodeId, NodeState, Place, RealId};
+use super::numbering::Numbering;
 use super::probe::{OpenPart, Seen};
 use crate::branch::{Stat, stat_type};
 use crate::error::Result;

@@ -7,7 +7,7 @@
 //! # Locks, in the order in which they are taken
 //!
 //! 1. `rename`: whoever changes names in two directories, or completes a directory.
-//! 2. A file's own ([`Node::hold`](inode_table::Node::hold)): one copy-up at a time of one file, however long.
+//! 2. A file's own (`Node::hold`): one copy-up at a time of one file, however long.
 //! 3. A directory's own: to look up, list or change names in it. Never held while data is copied, but
 //!    by a directory rename, and then only within that directory.
 //! 4. The short ones: a node's state, the caches, the inode table. Never held across a system call.
@@ -20,11 +20,13 @@ mod complete;
 mod copy_up;
 mod create;
 mod execute;
-pub mod index;
-pub mod inode_table;
+mod index;
+mod inode_table;
 mod io;
 mod lookup;
 mod mutate;
+mod node;
+mod numbering;
 mod objects;
 mod positions;
 mod probe;
@@ -35,9 +37,9 @@ mod xattr;
 
 pub use attr::{Attr, Changes, SetTime};
 pub use create::NewNode;
-pub use inode_table::NodeId;
 pub use io::Written;
 pub use lookup::Looked;
+pub use node::NodeId;
 pub use readdir::{DirItem, PlusItem};
 pub use rename::RenameMode;
 
@@ -53,8 +55,10 @@ use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
 use crate::rules::name::Name;
 use caches::{DirCache, FileCache, ListingCache};
-use index::{Index, Numbering};
-use inode_table::{Body, DirPart, InodeTable, Node, NodeState, Place, RealId};
+use index::Index;
+use inode_table::InodeTable;
+use node::{Body, DirPart, Node, NodeState, Place, RealId};
+use numbering::Numbering;
 
 /// The kernel's limit for the value of an extended attribute.
 const XATTR_SIZE_MAX: usize = 64 * 1024;

@@ -11,7 +11,8 @@ use parking_lot::MutexGuard;
 
 use super::Union;
 use super::copy_up::Data;
-use super::inode_table::{Body, Handed, Held, Node, Place};
+use super::inode_table::Handed;
+use super::node::{Body, Held, Node, Place};
 use super::probe::{OpenPart, Seen};
 use crate::branch::UpperDir;
 use crate::error::{Error, Result};

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::Union;
-use super::inode_table::{Body, Held, Node, Place};
+use super::node::{Body, Held, Node, Place};
 use super::probe::OpenPart;
 use crate::branch::{Dir, Object, UpperDir, UpperObject};
 use crate::error::{Error, Result};

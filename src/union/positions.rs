@@ -9,8 +9,8 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::index::shown_links;
-use super::inode_table::{Body, Node, Place};
 use super::mutate::{Scene, Spot};
+use super::node::{Body, Node, Place};
 use super::probe::Seen;
 use crate::branch::Stat;
 use crate::error::Result;

@@ -10,7 +10,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Union;
-use super::inode_table::DirPart;
+use super::node::DirPart;
 use crate::branch::{Dir, Stat, stat_type};
 use crate::error::Result;
 use crate::rules::BranchIndex;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 
 use super::Union;
-use super::inode_table::{Handed, Node, NodeId, Place, RealId};
+use super::inode_table::Handed;
 use super::lookup::Looked;
+use super::node::{Node, NodeId, Place, RealId};
 use super::probe::OpenPart;
 use crate::error::Result;
 use crate::rules::merge::{Listed, Merge, MergedEntry};

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 
 use super::Union;
-use super::inode_table::NodeId;
 use super::mutate::{Acts, Stage};
+use super::node::NodeId;
 use crate::error::Result;
 use crate::rules::plan::{self, Plan};
 

@@ -4,8 +4,8 @@ use std::cell::OnceCell;
 use std::ffi::OsStr;
 
 use super::Union;
-use super::inode_table::NodeId;
 use super::mutate::{Acts, Scene, Stage};
+use super::node::NodeId;
 use crate::error::{Error, Result};
 use crate::rules::plan::{self, Replace};
 

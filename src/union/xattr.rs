@@ -9,7 +9,7 @@ use rustix::fs::XattrFlags;
 
 use super::Union;
 use super::copy_up::Data;
-use super::inode_table::NodeId;
+use super::node::NodeId;
 use super::probe::is_private_xattr;
 use crate::branch::{Caller, FileCapabilities, act_as, set_file_capabilities};
 use crate::error::{Error, Result};
