@@ -65,8 +65,9 @@ impl Drop for Held {
 pub struct NodeState {
     /// Where it is in the union; the last of its names that was looked up, if it has several.
     pub place: Place,
-    /// Another of its names, if more than one was looked up.
-    pub other: Option<Box<(Arc<Node>, Name)>>,
+    /// Another of its names, if more than one was looked up, and the body that it had under it: of two names
+    /// of one lower file, each may be in a branch of its own.
+    pub other: Option<Box<(Arc<Node>, Name, Body)>>,
     /// Where its attributes and data are.
     pub body: Body,
     /// The inode that stands for it on disk.
@@ -104,7 +105,7 @@ impl NodeState {
         if let Place::Entry(dir, name) = &self.place
             && !same(dir, name)
         {
-            self.other = Some(Box::new((Arc::clone(dir), name.clone())));
+            self.other = Some(Box::new((Arc::clone(dir), name.clone(), self.body.clone())));
         } else if self.other.as_ref().is_some_and(|other| same(&other.0, &other.1)) {
             self.other = None;
         }
@@ -121,8 +122,13 @@ impl NodeState {
     pub fn lose(&mut self, dir: &Arc<Node>, name: &Name) {
         let other = self.other.take();
         if self.place.is(dir, name) {
-            self.place = match other {
-                Some(other) => Place::Entry(other.0, other.1),
+            self.place = match other.map(|other| *other) {
+                Some((dir, name, body)) => {
+                    if !self.body.is_in_upper() {
+                        self.body = body;
+                    }
+                    Place::Entry(dir, name)
+                }
                 None => Place::Gone(Arc::clone(dir), name.clone()),
             };
         } else {

@@ -282,3 +282,18 @@ fn a_handle_on_a_removed_name_writes_for_the_others() {
         union.remount();
     }
 }
+
+/// Deduplicated layers: two branches that hold names of one inode.
+#[test]
+fn a_file_with_names_in_two_lowers_is_found_by_each_of_them() {
+    let union =
+        Union::builder().lower(|b| b.file("a", "one file")).lower(|b| b.link("../lower0/a", "b")).mount();
+    let number = stat(union.at("a")).ino();
+    assert_eq!(stat(union.at("b")).ino(), number);
+    assert_eq!((text(union.at("a")), text(union.at("b"))), ("one file".to_owned(), "one file".to_owned()));
+    let reading = File::open(union.at("a")).unwrap();
+    fs::remove_file(union.at("b")).unwrap();
+    assert_eq!(std::io::read_to_string(reading).unwrap(), "one file");
+    overwrite(union.at("a"), 0, "ONE");
+    assert_eq!(text(union.at("a")), "ONE file");
+}
