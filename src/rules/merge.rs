@@ -37,6 +37,64 @@ pub struct MergedEntry<K> {
     pub known: K,
 }
 
+/// What a branch supplies under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Supply<K> {
+    /// See [`MergedEntry::branch`].
+    pub branch: BranchIndex,
+    /// See [`MergedEntry::merges`].
+    pub merges: bool,
+    /// See [`MergedEntry::known`].
+    pub known: K,
+}
+
+/// The merged listing of a directory, in the order of the cookies.
+#[derive(Clone, Debug)]
+pub struct MergedListing<K>(Vec<MergedEntry<K>>);
+
+impl<K> MergedListing<K> {
+    /// Everything after a cookie.
+    #[must_use]
+    pub fn after(&self, cookie: u64) -> &[MergedEntry<K>] {
+        &self.0[self.0.partition_point(|entry| entry.cookie <= cookie)..]
+    }
+
+    /// The names.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.0.iter().map(|entry| &entry.name)
+    }
+
+    /// Whether nothing shows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes in what a name shows now: what merging all branches anew would come to.
+    pub fn set(&mut self, name: &Name, supply: Option<Supply<K>>) {
+        let mut cookie = cookie(name);
+        let mut at = self.0.partition_point(|entry| entry.cookie < cookie);
+        // Names of one hash stand one behind the other.
+        while self.0.get(at).is_some_and(|entry| entry.cookie == cookie && entry.name != *name) {
+            cookie += 1;
+            at += 1;
+        }
+        let is_listed = self.0.get(at).is_some_and(|entry| entry.name == *name);
+        match supply {
+            Some(Supply { branch, merges, known }) => {
+                let entry = MergedEntry { cookie, name: name.clone(), branch, merges, known };
+                if is_listed {
+                    self.0[at] = entry;
+                } else {
+                    self.0.insert(at, entry);
+                }
+            }
+            None if is_listed => drop(self.0.remove(at)),
+            None => {}
+        }
+    }
+}
+
 /// Cookies up to this one are free for the caller (`.` and `..`).
 pub const FIRST_COOKIE: u64 = 16;
 
@@ -94,7 +152,7 @@ impl<K> Merge<K> {
 
     /// The merged listing, in the order of the cookies.
     #[must_use]
-    pub fn finish(self) -> Vec<MergedEntry<K>> {
+    pub fn finish(self) -> MergedListing<K> {
         let mut entries: Vec<_> = self
             .entries
             .into_iter()
@@ -111,7 +169,7 @@ impl<K> Merge<K> {
         for i in 1..entries.len() {
             entries[i].cookie = entries[i].cookie.max(entries[i - 1].cookie + 1);
         }
-        entries
+        MergedListing(entries)
     }
 }
 
@@ -141,6 +199,7 @@ mod tests {
         }
         let mut names: Vec<_> = merge
             .finish()
+            .0
             .into_iter()
             .map(|e| (e.name.as_os_str().to_str().unwrap().to_owned(), e.branch.0, e.merges))
             .collect();
@@ -179,13 +238,30 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_is_taken_in_is_as_good_as_a_new_merge() {
+        let name = |i: usize| Name::new(OsStr::new(&format!("file{i}"))).unwrap();
+        let merge = |keep: &dyn Fn(usize) -> bool, branch| {
+            let mut merge = Merge::default();
+            let listing = (0..500).filter(|i| keep(*i));
+            merge.add(branch, listing.map(|i| (Spelling::Entry(name(i)), Listed::Leaf(()))));
+            merge.finish()
+        };
+        let mut listing = merge(&|i| i % 2 == 0, BranchIndex(1));
+        for i in 0..500 {
+            let supply = Supply { branch: BranchIndex(0), merges: false, known: () };
+            listing.set(&name(i), (i % 3 == 0).then_some(supply));
+        }
+        assert_eq!(listing.0, merge(&|i| i % 3 == 0, BranchIndex(0)).0);
+    }
+
+    #[test]
     fn cookies_rise_and_stay() {
         let names: Vec<String> = (0..2000).map(|i| format!("file{i}")).collect();
         let build = |keep: &dyn Fn(usize) -> bool| {
             let mut merge = Merge::default();
             let listing = names.iter().enumerate().filter(|(i, _)| keep(*i));
             merge.add(BranchIndex(1), listing.map(|(_, n)| (Spelling::of(OsStr::new(n)), Listed::Leaf(()))));
-            merge.finish()
+            merge.finish().0
         };
         let all = build(&|_| true);
         assert!(all.windows(2).all(|w| w[0].cookie < w[1].cookie));

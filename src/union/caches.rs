@@ -166,6 +166,10 @@ impl ListingCache {
         self.0.lock().put(id, listing);
     }
 
+    pub(super) fn take(&self, id: NodeId) -> Option<Arc<Listing>> {
+        self.0.lock().pop(&id)
+    }
+
     /// The directory has changed, or nobody needs its listing any more.
     pub(super) fn forget(&self, id: NodeId) {
         self.0.lock().pop(&id);

@@ -109,9 +109,9 @@ impl Union {
             }
             (acts.before)(&stage)?;
             self.execute(&stage, &plan, acts)?;
-            self.listings.forget(target.dir.id);
-            if let Some(source) = source {
-                self.listings.forget(source.dir.id);
+            self.relist(&stage.target);
+            if let Some(source) = &stage.source {
+                self.relist(source);
             }
             return Ok(stage);
         }

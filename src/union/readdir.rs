@@ -11,11 +11,13 @@ use rustix::fs::FileType;
 use super::Union;
 use super::inode_table::Handed;
 use super::lookup::Looked;
+use super::mutate::{Scene, Spot};
 use super::node::{Node, NodeId, Place, RealId};
-use super::probe::OpenPart;
+use super::probe::{OpenPart, Seen};
+use crate::branch::{Stat, stat_type};
 use crate::error::Result;
-use crate::rules::merge::{Listed, Merge, MergedEntry};
-use crate::rules::name::{Name, Spelling};
+use crate::rules::merge::{Listed, Merge, MergedEntry, MergedListing, Supply};
+use crate::rules::name::Spelling;
 
 /// What a branch knows of an entry without being asked for it.
 #[derive(Clone, Copy, Debug)]
@@ -24,9 +26,8 @@ pub(super) struct Known {
     real: RealId,
 }
 
-/// A merged listing, in the order of the cookies.
-#[derive(Debug)]
-pub(super) struct Listing(Vec<MergedEntry<Known>>);
+/// A directory's listing.
+pub(super) type Listing = MergedListing<Known>;
 
 /// An entry for readdir.
 #[derive(Clone, Copy, Debug)]
@@ -54,16 +55,6 @@ pub struct PlusItem<'a> {
 
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
-
-impl Listing {
-    pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
-        self.0.iter().map(|entry| &entry.name)
-    }
-
-    fn after(&self, cookie: u64) -> &[MergedEntry<Known>] {
-        &self.0[self.0.partition_point(|entry| entry.cookie <= cookie)..]
-    }
-}
 
 impl Union {
     /// Lists a directory from after `cookie` (0: from the beginning) until `take` has enough.
@@ -146,9 +137,30 @@ impl Union {
         for open in parts {
             merge.add(open.part.branch, self.list_part(open)?);
         }
-        let listing = Arc::new(Listing(merge.finish()));
+        let listing = Arc::new(merge.finish());
         self.listings.put(dir.id, Arc::clone(&listing));
         Ok(listing)
+    }
+
+    /// Takes a change of one name into the listing, if somebody is reading it: merging a large directory anew
+    /// for every file that is made or removed in it would take for ever.
+    pub(super) fn relist(&self, scene: &Scene) {
+        let Spot { dir, name } = &scene.spot;
+        let Some(listing) = self.listings.take(dir.id) else { return };
+        // Without an answer the listing is merged anew when it is asked for.
+        let Ok(seen) = self.see(&scene.parts, name) else { return };
+        let supply = |stat: &Stat, branch, merges| {
+            let known = Known { kind: stat_type(stat), real: self.numbering.real(stat) };
+            Supply { branch, merges, known }
+        };
+        let supply = match seen {
+            Seen::Absent => None,
+            Seen::Leaf { branch, stat } => Some(supply(&stat, branch, false)),
+            Seen::Dir { parts, stat, .. } => Some(supply(&stat, parts[0].branch, parts.len() > 1)),
+        };
+        let mut listing = Arc::unwrap_or_clone(listing);
+        listing.set(name, supply);
+        self.listings.put(dir.id, Arc::new(listing));
     }
 
     pub(super) fn list_part(&self, open: &OpenPart) -> Result<Vec<(Spelling, Listed<Known>)>> {
@@ -167,7 +179,7 @@ impl Union {
                 if !tells {
                     // Gone since it was listed: as if it had not been.
                     let Some(stat) = open.dir.stat(name.as_os_str())? else { continue };
-                    kind = crate::branch::stat_type(&stat);
+                    kind = stat_type(&stat);
                     if self.is_whiteout_inode(open.part, &open.dir, name, &stat)? {
                         listing.push((spelling, Listed::Whiteout));
                         continue;
