@@ -215,11 +215,15 @@ fn stripping(
 ) -> Result<Written> {
     set_file_capabilities(capabilities)?;
     let mut mode_changed = false;
-    if capabilities == FileCapabilities::Strip && !file.plain.swap(true, Ordering::Relaxed) {
+    let looks = capabilities == FileCapabilities::Strip && !file.plain.load(Ordering::Relaxed);
+    if looks {
         let stat = fs::fstat(&file.fd).map_err(|errno| Error::Sys { call: "fstat", errno })?;
         mode_changed = Mode::from_raw_mode(stat.st_mode).intersects(Mode::SUID | Mode::SGID);
     }
     let bytes = change()?;
+    if looks {
+        file.plain.store(true, Ordering::Relaxed);
+    }
     Ok(Written { bytes, mode_changed })
 }
 

@@ -55,8 +55,7 @@ impl Union {
         if parent.is_gone() {
             return Ok(None);
         }
-        let parts = self.open_parts(&parent)?;
-        let _held = parent.hold();
+        let (parts, _held) = self.hold_open(&parent)?;
         let found = self.look(&parent, &parts, &name, Handed::ToKernel)?;
         Ok(found.map(|(_, looked)| looked))
     }

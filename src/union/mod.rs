@@ -14,7 +14,7 @@
 //!
 //! A directory's descriptor is fetched before its lock is taken: opening it may need its parent's.
 
-pub mod attr;
+mod attr;
 mod caches;
 mod complete;
 mod copy_up;

@@ -144,8 +144,7 @@ impl Union {
 
     /// Does a step that changes nothing users see.
     fn prepare(&self, step: Step, spot: &Spot) -> Result<()> {
-        let parts = self.open_parts(&spot.dir)?;
-        let held = spot.dir.hold();
+        let (parts, held) = self.hold_open(&spot.dir)?;
         let node = self.peek(&spot.dir, &parts, &spot.name)?.ok_or(Refusal::NotFound)?;
         // A file is copied up under the name that it is about to be moved from.
         node.state().gain(Place::Entry(Arc::clone(&spot.dir), spot.name.clone()));
@@ -161,8 +160,7 @@ impl Union {
     fn bring_up_name(&self, node: &Node, spot: &Spot) -> Result<()> {
         let Body::Linked(number) = node.state().body else { return Ok(()) };
         let dir = self.bring_up_dir(&spot.dir)?;
-        let parts = self.open_parts(&spot.dir)?;
-        let _held = spot.dir.hold();
+        let (parts, _held) = self.hold_open(&spot.dir)?;
         let Seen::Leaf { branch, stat } = self.see(&parts, &spot.name)? else { return Ok(()) };
         if branch.is_upper() {
             return Ok(());

@@ -22,6 +22,18 @@ impl Union {
         parts.iter().map(|part| Ok(OpenPart { part: *part, dir: self.part(node, part.branch)? })).collect()
     }
 
+    /// The directory's parts, open, and the directory held. They are those that it has now: one that is missing
+    /// because the directory was copied up in between would hide what was copied up into it since.
+    pub(super) fn hold_open(&self, node: &Arc<Node>) -> Result<(Vec<OpenPart>, Held)> {
+        loop {
+            let open = self.open_parts(node)?;
+            let held = node.hold();
+            if node.parts()?.iter().eq(open.iter().map(|open| &open.part)) {
+                return Ok((open, held));
+            }
+        }
+    }
+
     /// A directory in one of its branches.
     fn part(&self, node: &Arc<Node>, branch: BranchIndex) -> Result<Dir> {
         if branch.is_upper() {

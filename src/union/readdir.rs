@@ -77,8 +77,7 @@ impl Union {
         if dir.is_gone() {
             return Ok(());
         }
-        let parts = self.open_parts(&dir)?;
-        let _held = dir.hold();
+        let (parts, _held) = self.hold_open(&dir)?;
         let listing = self.listing(&dir, &parts)?;
         for entry in listing.after(cookie) {
             let Some(id) = self.listed_id(&dir, &parts, entry)? else { continue };
@@ -112,8 +111,7 @@ impl Union {
         if dir.is_gone() {
             return Ok(());
         }
-        let parts = self.open_parts(&dir)?;
-        let _held = dir.hold();
+        let (parts, _held) = self.hold_open(&dir)?;
         let listing = self.listing(&dir, &parts)?;
         for entry in listing.after(cookie) {
             let Some(looked) = self.look_at_listed(&dir, &parts, entry)? else { continue };

@@ -1,10 +1,10 @@
 //! readdir: the merged listing, whole, once, and while it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, RawDir, SeekFrom, open, seek};
@@ -247,4 +247,22 @@ fn a_listing_that_breaks_off_is_an_error_and_not_an_end() {
     refused(fs::remove_dir(union.at("d")), Errno::NOTEMPTY);
     fs::rename(union.at("d"), union.at("e")).unwrap();
     assert_eq!(names(union.at("e")).len() as u64, FailingDisk::FILES / 2);
+}
+
+/// Who lists a directory looks at every file in it, and may have begun before the directory was copied up.
+#[test]
+fn a_listing_during_the_first_write_takes_no_file_for_another() {
+    const DIRS: usize = 150;
+    let union = Union::over(|b| (0..DIRS).fold(b, |b, i| b.file(&format!("{i}/f"), "lower")));
+    for i in 0..DIRS {
+        let dir = union.at(i.to_string());
+        let file = File::options().read(true).write(true).open(dir.join("f")).unwrap();
+        let number = file.metadata().unwrap().ino();
+        std::thread::scope(|scope| {
+            scope.spawn(|| fs::read_dir(&dir).unwrap().for_each(|entry| drop(entry.unwrap().metadata())));
+            scope.spawn(|| file.write_all_at(b"upper", 0).unwrap());
+        });
+        assert_eq!(fs::metadata(dir.join("f")).unwrap().ino(), number, "{i}");
+        assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "upper", "{i}");
+    }
 }
