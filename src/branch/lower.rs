@@ -1,5 +1,6 @@
 //! How is a tree beneath a root descriptor read?
 
+use std::cell::RefCell;
 use std::ffi::{CStr, OsStr, OsString};
 use std::io::Write as _;
 use std::mem::MaybeUninit;
@@ -12,6 +13,14 @@ use rustix::io::Errno;
 
 use super::sys::{Context, Stat, absent};
 use crate::error::Result;
+
+/// What one call of getdents(2) is given room for.
+const LISTING_BUFFER_SIZE: usize = 64 * 1024;
+
+thread_local! {
+    /// Each thread reads one directory at a time.
+    static LISTING_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A directory of a branch, held open. It can only look.
 #[derive(Clone, Debug)]
@@ -98,24 +107,32 @@ impl Dir {
     /// Everything in the directory but `.` and `..`.
     ///
     /// # Errors
-    /// Those of openat(2) and getdents(2), also in the middle: a listing is whole or it is an error.
+    /// Those of [`Self::each`].
     pub fn list(&self) -> Result<Vec<DirEntry>> {
-        let fd = open_noatime(self, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut buffer = vec![MaybeUninit::uninit(); 64 * 1024];
-        let mut raw = RawDir::new(&fd, &mut buffer);
         let mut entries = Vec::new();
-        while let Some(entry) = raw.next() {
-            let entry = entry.call("getdents")?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                entries.push(DirEntry {
-                    name: OsStr::from_bytes(name).to_owned(),
-                    kind: entry.file_type(),
-                    ino: entry.ino(),
-                });
-            }
-        }
+        self.each(|name, kind, ino| entries.push(DirEntry { name: name.to_owned(), kind, ino }))?;
         Ok(entries)
+    }
+
+    /// Shows name, type and inode number of every entry but `.` and `..`. The type is `Unknown` where the
+    /// filesystem does not say.
+    ///
+    /// # Errors
+    /// Those of openat(2) and getdents(2), also in the middle: a listing is whole or it is an error.
+    pub fn each(&self, mut show: impl FnMut(&OsStr, FileType, u64)) -> Result<()> {
+        let fd = open_noatime(self, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        LISTING_BUFFER.with_borrow_mut(|buffer| {
+            buffer.reserve(LISTING_BUFFER_SIZE);
+            let mut raw = RawDir::new(&fd, buffer.spare_capacity_mut());
+            while let Some(entry) = raw.next() {
+                let entry = entry.call("getdents")?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    show(OsStr::from_bytes(name), entry.file_type(), entry.ino());
+                }
+            }
+            Ok(())
+        })
     }
 
     /// The state of the filesystem that the directory is on.

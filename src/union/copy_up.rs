@@ -119,8 +119,8 @@ impl Union {
         parent_dir.keeping_times(|| copy.staged.commit(&parent_dir, name.as_os_str()))?;
         let mut state = dir.state();
         if let Body::Dir(lowers) = &state.body {
-            let part = DirPart { branch: BranchIndex::UPPER, xattr_whiteouts: false };
-            state.body = Body::Dir(std::iter::once(part).chain(lowers.iter().copied()).collect());
+            let parts = std::iter::once(DirPart::NEW_IN_UPPER).chain(lowers.iter().copied());
+            state.body = Body::Dir(parts.collect());
         }
         drop(state);
         self.has_new_name(&parent);
@@ -251,10 +251,7 @@ impl Union {
         self.table.move_to(node, real);
         let body = match linked {
             Some(number) => Body::Linked(number),
-            None if node.kind == FileType::Directory => {
-                let part = DirPart { branch: BranchIndex::UPPER, xattr_whiteouts: false };
-                Body::Dir([part].into())
-            }
+            None if node.kind == FileType::Directory => Body::Dir([DirPart::NEW_IN_UPPER].into()),
             None => Body::Leaf(BranchIndex::UPPER),
         };
         node.state().body = body;

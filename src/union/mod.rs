@@ -170,7 +170,8 @@ impl Union {
         let mut parts = Vec::new();
         for (branch, dir) in upper.into_iter().chain(lowers) {
             let markers = self.dir_markers(dir)?;
-            parts.push(DirPart { branch, xattr_whiteouts: markers.xattr_whiteouts });
+            let filesystem = self.numbering.real(&dir.stat_self()?).filesystem;
+            parts.push(DirPart { branch, filesystem, xattr_whiteouts: markers.xattr_whiteouts });
             if markers.opaque {
                 break;
             }

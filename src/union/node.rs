@@ -181,8 +181,16 @@ impl Body {
 pub struct DirPart {
     /// The branch.
     pub branch: BranchIndex,
+    /// The filesystem that it is on, see [`RealId::filesystem`].
+    pub filesystem: u16,
     /// Whether empty files in it may be whiteouts by their attributes (`overlay.opaque=x`).
     pub xattr_whiteouts: bool,
+}
+
+impl DirPart {
+    /// That of a directory which was just made in the upper: on the first filesystem, and without markers.
+    pub const NEW_IN_UPPER: Self =
+        Self { branch: BranchIndex::UPPER, filesystem: 0, xattr_whiteouts: false };
 }
 
 impl Node {

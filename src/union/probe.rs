@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::node::DirPart;
+use super::numbering::Numbering;
 use crate::branch::{Dir, Stat, stat_type};
 use crate::error::Result;
 use crate::rules::BranchIndex;
@@ -88,7 +89,7 @@ impl Union {
     /// What users see under `name` in the directory of these parts. Asks no branch more than is needed.
     pub(super) fn see(&self, dir: &[OpenPart], name: &Name) -> Result<Seen> {
         let (resolution, words) = self.hear(dir, name, Ask::Markers)?;
-        Ok(seen(&resolution, words))
+        Ok(seen(&self.numbering, &resolution, words))
     }
 
     /// What the branches say of `name`, as a mutation needs to know it, and what users see.
@@ -104,7 +105,7 @@ impl Union {
         let (resolution, lower_words) = self.hear(lowers, name, Ask::Markers)?;
         stack.lowers = resolution;
         words.extend(lower_words);
-        let seen = seen(&stack.visible(), words);
+        let seen = seen(&self.numbering, &stack.visible(), words);
         Ok((stack, seen))
     }
 
@@ -208,7 +209,7 @@ impl Union {
 }
 
 /// Puts together what users see from what the branches said.
-fn seen(resolution: &Resolution, mut words: Words) -> Seen {
+fn seen(numbering: &Numbering, resolution: &Resolution, mut words: Words) -> Seen {
     match resolution {
         Resolution::Absent => Seen::Absent,
         Resolution::Leaf(branch) => {
@@ -223,10 +224,11 @@ fn seen(resolution: &Resolution, mut words: Words) -> Seen {
             let Some(stat) = words.first().and_then(|(_, word)| word.stat) else {
                 return Seen::Absent;
             };
-            let parts = words
-                .iter()
-                .map(|(b, w)| DirPart { branch: *b, xattr_whiteouts: w.xattr_whiteouts })
-                .collect();
+            let part = |(branch, word): &(BranchIndex, Word)| {
+                let filesystem = numbering.real(word.stat.as_ref()?).filesystem;
+                Some(DirPart { branch: *branch, filesystem, xattr_whiteouts: word.xattr_whiteouts })
+            };
+            let parts = words.iter().filter_map(part).collect();
             let opened = words
                 .into_iter()
                 .filter(|(branch, _)| !branch.is_upper())

@@ -79,7 +79,9 @@ impl Union {
         }
         let (parts, _held) = self.hold_open(&dir)?;
         let listing = self.listing(&dir, &parts)?;
-        for entry in listing.after(cookie) {
+        let left = listing.after(cookie);
+        self.forget_if_read(&dir, left);
+        for entry in left {
             let Some(id) = self.listed_id(&dir, &parts, entry)? else { continue };
             let Known { kind, .. } = entry.known;
             let name = entry.name.as_os_str();
@@ -87,7 +89,6 @@ impl Union {
                 return Ok(());
             }
         }
-        self.listings.forget(dir.id);
         Ok(())
     }
 
@@ -113,7 +114,9 @@ impl Union {
         }
         let (parts, _held) = self.hold_open(&dir)?;
         let listing = self.listing(&dir, &parts)?;
-        for entry in listing.after(cookie) {
+        let left = listing.after(cookie);
+        self.forget_if_read(&dir, left);
+        for entry in left {
             let Some(looked) = self.look_at_listed(&dir, &parts, entry)? else { continue };
             let id = looked.attr.id;
             let name = entry.name.as_os_str();
@@ -122,8 +125,15 @@ impl Union {
                 return Ok(());
             }
         }
-        self.listings.forget(dir.id);
         Ok(())
+    }
+
+    /// Whoever has everything asks once more, and is told that nothing is left: then the listing is not needed
+    /// any more.
+    fn forget_if_read(&self, dir: &Node, left: &[MergedEntry<Known>]) {
+        if left.is_empty() {
+            self.listings.forget(dir.id);
+        }
     }
 
     /// The merged listing. The caller holds the directory, so that it cannot change under the merge.
@@ -162,34 +172,34 @@ impl Union {
     }
 
     pub(super) fn list_part(&self, open: &OpenPart) -> Result<Vec<(Spelling, Listed<Known>)>> {
-        let device = open.dir.stat_self()?.st_dev;
+        let OpenPart { part, dir } = open;
         let mut listing = Vec::new();
-        for entry in open.dir.list()? {
-            let spelling = Spelling::of(&entry.name);
-            let mut kind = entry.kind;
-            if let Spelling::Entry(name) = &spelling {
-                let tells = match kind {
-                    FileType::Unknown => false,
-                    FileType::CharacterDevice => !self.reads_devices(open.part.branch),
-                    FileType::RegularFile => !open.part.xattr_whiteouts,
-                    _ => true,
-                };
-                if !tells {
-                    // Gone since it was listed: as if it had not been.
-                    let Some(stat) = open.dir.stat(name.as_os_str())? else { continue };
-                    kind = stat_type(&stat);
-                    if self.is_whiteout_inode(open.part, &open.dir, name, &stat)? {
-                        listing.push((spelling, Listed::Whiteout));
-                        continue;
-                    }
-                }
-            }
-            let known = Known { kind, real: self.numbering.real_of(device, entry.ino) };
-            let listed = match kind {
-                FileType::Directory => Listed::Dir(known),
-                _ => Listed::Leaf(known),
+        // Names whose type does not tell whether they are whiteouts.
+        let mut unclear = Vec::new();
+        dir.each(|name, kind, ino| {
+            let spelling = Spelling::of(name);
+            let tells = match kind {
+                FileType::Unknown => false,
+                FileType::CharacterDevice => !self.reads_devices(part.branch),
+                FileType::RegularFile => !part.xattr_whiteouts,
+                _ => true,
             };
-            listing.push((spelling, listed));
+            let known = Known { kind, real: RealId { filesystem: part.filesystem, ino } };
+            match spelling {
+                Spelling::Entry(name) if !tells => unclear.push((name, known)),
+                spelling => listing.push((spelling, listed(known))),
+            }
+        })?;
+        for (name, known) in unclear {
+            // Gone since it was listed: as if it had not been.
+            let Some(stat) = dir.stat(name.as_os_str())? else { continue };
+            let known = Known { kind: stat_type(&stat), ..known };
+            let says = if self.is_whiteout_inode(*part, dir, &name, &stat)? {
+                Listed::Whiteout
+            } else {
+                listed(known)
+            };
+            listing.push((Spelling::Entry(name), says));
         }
         Ok(listing)
     }
@@ -224,6 +234,10 @@ impl Union {
         let found = self.look(dir, parts, &entry.name, Handed::ToKernel)?;
         Ok(found.map(|(_, looked)| looked))
     }
+}
+
+fn listed(known: Known) -> Listed<Known> {
+    if known.kind == FileType::Directory { Listed::Dir(known) } else { Listed::Leaf(known) }
 }
 
 fn dots(dir: &Node) -> [(u64, &'static str, NodeId); 2] {
