@@ -50,7 +50,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::fs::{FileType, StatVfs};
 
-use crate::branch::{BranchRoot, BranchRoots, Dir, Ownership, Staging, UpperDir};
+use crate::branch::{BranchRoot, BranchRoots, Copier, Dir, Ownership, Staging, UpperDir};
 use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
 use crate::rules::name::Name;
@@ -85,6 +85,7 @@ pub struct Union {
     dirs: DirCache,
     files: FileCache,
     listings: ListingCache,
+    copier: Copier,
     rename: Mutex<()>,
     /// Branches whose root says that they hold whiteouts by attribute.
     xattr_branches: Vec<BranchIndex>,
@@ -150,6 +151,7 @@ impl Union {
             dirs: DirCache::new(),
             files: FileCache::new(),
             listings: ListingCache::new(),
+            copier: Copier::default(),
             rename: Mutex::new(()),
             xattr_branches: Vec::new(),
             unsynced: Mutex::default(),
@@ -233,6 +235,6 @@ impl Union {
 fn probe_whiteouts(staging: &Staging) -> Result<()> {
     let name = Name::new(&staging.fresh_name())?;
     let whiteout = name.whiteout().ok_or(Error::Invalid)?;
-    staging.dir().make_marker(whiteout.as_os_str()).map_err(|e| Error::NoWhiteouts(e.errno()))?;
+    staging.make_marker(staging.dir(), whiteout.as_os_str()).map_err(|e| Error::NoWhiteouts(e.errno()))?;
     staging.dir().remove_marker(whiteout.as_os_str())
 }

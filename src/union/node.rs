@@ -189,8 +189,7 @@ pub struct DirPart {
 
 impl DirPart {
     /// That of a directory which was just made in the upper: on the first filesystem, and without markers.
-    pub const NEW_IN_UPPER: Self =
-        Self { branch: BranchIndex::UPPER, filesystem: 0, xattr_whiteouts: false };
+    pub const NEW_IN_UPPER: Self = Self { branch: BranchIndex::UPPER, filesystem: 0, xattr_whiteouts: false };
 }
 
 impl Node {

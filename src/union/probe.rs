@@ -13,7 +13,7 @@ use super::Union;
 use super::node::DirPart;
 use super::numbering::Numbering;
 use crate::branch::{Dir, Stat, stat_type};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
 use crate::rules::name::{MarkerName, Name};
 use crate::rules::resolve::{Entry, EntryStack, Found, Resolution, Resolver};
@@ -237,6 +237,20 @@ fn seen(numbering: &Numbering, resolution: &Resolution, mut words: Words) -> See
             Seen::Dir { parts, stat, lower, opened }
         }
     }
+}
+
+/// The parts of a directory that was seen within the parts of its parent; none if it is not a directory.
+pub(super) fn open_children(parent: &[OpenPart], name: &Name, seen: &Seen) -> Result<Vec<OpenPart>> {
+    let Seen::Dir { parts, opened, .. } = seen else { return Ok(Vec::new()) };
+    let open = |part: &DirPart| {
+        if let Some((_, dir)) = opened.iter().find(|(branch, _)| *branch == part.branch) {
+            return Ok(OpenPart { part: *part, dir: dir.clone() });
+        }
+        let above = parent.iter().find(|open| open.part.branch == part.branch);
+        let dir = above.ok_or(Error::Invalid)?.dir.open_dir(name.as_os_str())?;
+        Ok(OpenPart { part: *part, dir })
+    };
+    parts.iter().map(open).collect()
 }
 
 fn has_whiteout(dir: &Dir, name: &Name) -> Result<bool> {
