@@ -9,6 +9,7 @@ mod cost;
 mod create;
 mod fallocate;
 mod fsync;
+mod full_disk;
 mod hard_links;
 mod id_mapping;
 mod inode_numbers;

@@ -1,9 +1,8 @@
-//! A disk that fails on demand: in the middle of a listing, in the middle of a file.
+//! A disk that fails or does not answer on demand: in the middle of a listing, in the middle of a file.
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
@@ -17,10 +16,52 @@ use super::{pattern, temp_dir};
 /// A mounted disk with a file `f`, and a directory `d` with [`FailingDisk::FILES`] more files
 /// like it, named by their numbers. Declare it before the union that uses it.
 pub(crate) struct FailingDisk {
-    failing: Arc<AtomicBool>,
+    state: Arc<State>,
     /// Unmounts when it is dropped, so it comes before the directory.
     _session: BackgroundSession,
     root: TempDir,
+}
+
+/// How the second half of every listing and of every file reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Well,
+    Failing,
+    /// Reads of files wait.
+    Stalling,
+    /// At least one read is waiting.
+    Stalled,
+}
+
+struct State {
+    mood: Mutex<Mood>,
+    changed: Condvar,
+}
+
+impl State {
+    fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+        self.changed.notify_all();
+    }
+
+    fn is_failing(&self) -> bool {
+        *self.mood.lock().unwrap() == Mood::Failing
+    }
+
+    /// A read of what is in the second half.
+    fn wait_while_stalling(&self) {
+        let mut mood = self.mood.lock().unwrap();
+        if *mood == Mood::Stalling {
+            *mood = Mood::Stalled;
+            self.changed.notify_all();
+        }
+        let (mut mood, waited) =
+            self.changed.wait_timeout_while(mood, PATIENCE, |mood| *mood == Mood::Stalled).unwrap();
+        if waited.timed_out() {
+            // A test that has gone wrong must end all the same.
+            *mood = Mood::Failing;
+        }
+    }
 }
 
 impl FailingDisk {
@@ -29,10 +70,13 @@ impl FailingDisk {
 
     pub(crate) fn mount() -> Self {
         let root = temp_dir();
-        let failing = Arc::new(AtomicBool::new(false));
-        let disk = Disk { failing: failing.clone(), content: Self::content() };
-        let session = fuser::spawn_mount(disk, root.path(), &Config::default()).unwrap();
-        Self { failing, _session: session, root }
+        let state = Arc::new(State { mood: Mutex::new(Mood::Well), changed: Condvar::new() });
+        let disk = Disk { state: state.clone(), content: Self::content() };
+        let mut config = Config::default();
+        // Whoever does not read what stalls is served.
+        config.n_threads = Some(4);
+        let session = fuser::spawn_mount(disk, root.path(), &config).unwrap();
+        Self { state, _session: session, root }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -46,23 +90,45 @@ impl FailingDisk {
 
     /// From now on the second half of every listing and of every file is unreadable.
     pub(crate) fn fail(&self) {
-        self.failing.store(true, Ordering::SeqCst);
+        self.state.set(Mood::Failing);
+    }
+
+    /// From now on whoever reads in the second half of a file waits, and everybody who asks after that.
+    pub(crate) fn stall(&self) {
+        self.state.set(Mood::Stalling);
+    }
+
+    /// Returns when somebody waits.
+    pub(crate) fn until_stalled(&self) {
+        let mood = self.state.mood.lock().unwrap();
+        let stalling = |mood: &mut Mood| *mood == Mood::Stalling;
+        let (mood, waited) = self.state.changed.wait_timeout_while(mood, PATIENCE, stalling).unwrap();
+        drop(mood);
+        assert!(!waited.timed_out(), "nobody reads");
     }
 
     pub(crate) fn recover(&self) {
-        self.failing.store(false, Ordering::SeqCst);
+        self.state.set(Mood::Well);
+    }
+}
+
+impl Drop for FailingDisk {
+    /// Nobody must wait for what is about to go.
+    fn drop(&mut self) {
+        self.recover();
     }
 }
 
 /// Inode 1 is the root, 2 is `d`, 3 is `f`, and 100 + n is `d/n`.
 struct Disk {
-    failing: Arc<AtomicBool>,
+    state: Arc<State>,
     content: Vec<u8>,
 }
 
 const DIR: INodeNo = INodeNo(2);
 const FILE: INodeNo = INodeNo(3);
 const FIRST: u64 = 100;
+const PATIENCE: Duration = Duration::from_secs(20);
 const TTL: Duration = Duration::from_secs(3600);
 
 impl Disk {
@@ -85,10 +151,6 @@ impl Disk {
             blksize: 4096,
             flags: 0,
         }
-    }
-
-    fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::SeqCst)
     }
 }
 
@@ -125,11 +187,14 @@ impl Filesystem for Disk {
         let len = self.content.len();
         let start = len.min(usize::try_from(offset).unwrap());
         let end = len.min(start + size as usize);
-        if self.is_failing() && end > len / 2 {
-            reply.error(Errno::EIO);
-        } else {
-            reply.data(&self.content[start..end]);
+        if end > len / 2 {
+            self.state.wait_while_stalling();
+            if self.state.is_failing() {
+                reply.error(Errno::EIO);
+                return;
+            }
         }
+        reply.data(&self.content[start..end]);
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -145,7 +210,7 @@ impl Filesystem for Disk {
             entries.push((FILE, FileType::RegularFile, "f".to_owned()));
         }
         let mut readable = entries.len();
-        if self.is_failing() && ino == DIR {
+        if self.state.is_failing() && ino == DIR {
             readable /= 2;
             if offset >= readable as u64 {
                 reply.error(Errno::EIO);
