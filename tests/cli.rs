@@ -630,7 +630,7 @@ fn the_daemon_ends_with_its_mount() {
     }
 }
 
-/// Trap 32: a daemon that unmounts its path when it ends takes its successor's mount away.
+/// A daemon that unmounts its path when it ends takes its successor's mount away.
 #[test]
 fn a_successors_mount_survives() {
     // With an upper, its lock lets one daemon wait for the other; without, they race.
