@@ -1,8 +1,9 @@
 //! Do the few things that can be done to a small tree go together, in any order?
 //!
 //! Programs of two and three words over stacks of three and four branches, with markers in the middle and
-//! entries two levels deep: all pairs of words, and as many triples as there is time for. What one word leaves
-//! in the upper is what the next one finds, in the mount's memory or after a remount.
+//! entries two levels deep: all pairs of words, each over some of the stacks, and as many triples as there is
+//! time for. What one word leaves in the upper is what the next one finds, in the mount's memory or after a
+//! remount.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,6 +23,9 @@ use super::sequence::{Case, open_temp_dir, play};
 
 /// Programs are played together, each in a directory of its own: mounting takes longer than most of them.
 const TOGETHER: usize = 250;
+
+/// On how many stacks together a program is played once, if there is little time.
+const TURNS: usize = 4;
 
 /// What the programs meet.
 struct Stack {
@@ -185,22 +189,25 @@ fn vocabulary(at: impl Fn(&str) -> Where) -> Vec<Vec<Op>> {
 /// How much is played over each of the stacks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extent {
-    /// Besides all pairs.
+    /// Besides the pairs.
     pub(crate) triples: usize,
-    /// Each program with a remount after each word and with none; otherwise it takes turns.
-    pub(crate) both_ways: bool,
+    /// All pairs over each stack, with a remount after each word and with none; otherwise they take turns.
+    pub(crate) thorough: bool,
 }
 
 /// Plays programs whose every word does something; the others are shorter ones.
 pub(crate) fn check(extent: Extent, seed: &[u8]) -> Result<(), String> {
     let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, seed);
-    for stack in stacks() {
-        let (even, odd): (Vec<_>, Vec<_>) =
-            programs(&stack, extent.triples, &mut rng).into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
+    for (number, stack) in stacks().into_iter().enumerate() {
+        let turn = |place: usize| extent.thorough || (place + number).is_multiple_of(TURNS);
+        let (even, odd): (Vec<_>, Vec<_>) = programs(&stack, turn, extent.triples, &mut rng)
+            .into_iter()
+            .enumerate()
+            .partition(|(place, _)| place.is_multiple_of(2));
         for (remount, these, others) in
             [(Remount::AfterEachWord, &even, &odd), (Remount::InTheEnd, &odd, &even)]
         {
-            let others = others.iter().filter(|_| extent.both_ways);
+            let others = others.iter().filter(|_| extent.thorough);
             let programs: Vec<_> = these.iter().chain(others).map(|(_, program)| program.clone()).collect();
             for programs in programs.chunks(TOGETHER) {
                 let case = together(&stack, programs, remount);
@@ -211,13 +218,14 @@ pub(crate) fn check(extent: Extent, seed: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// All pairs, and some of the triples, or all if there are no more.
-fn programs(stack: &Stack, triples: usize, rng: &mut TestRng) -> Vec<Program> {
+/// All pairs whose turn it is, and some of the triples that begin so, or all if there are no more.
+fn programs(stack: &Stack, turn: impl Fn(usize) -> bool, triples: usize, rng: &mut TestRng) -> Vec<Program> {
     let words = vocabulary(at).len();
     let dry = DryRun::of(stack);
     let longer = |program: Program| (0..words).map(move |word| [&*program, &[word]].concat());
     let singles = longer(Program::new()).filter(|single| dry.does_something(single));
-    let pairs = singles.flat_map(longer).filter(|pair| dry.does_something(pair));
+    let pairs = singles.flat_map(longer).enumerate().filter(|(place, _)| turn(*place)).map(|(_, pair)| pair);
+    let pairs = pairs.filter(|pair| dry.does_something(pair));
     let mut all: Vec<Program> = pairs.collect();
     let mut longer: Vec<Program> = all.iter().cloned().flat_map(longer).collect();
     let mut left = triples;
