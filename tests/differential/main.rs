@@ -30,7 +30,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 /// Enough for every run of `cargo test`.
 const CASES: u32 = 60;
 /// How many random cases go with a program of three words over each stack.
-const CASES_A_TRIPLE: u32 = 3;
+const CASES_A_TRIPLE: u32 = 6;
 
 #[test]
 fn a_mount_behaves_as_a_plain_directory() {

@@ -25,7 +25,7 @@ use super::sequence::{Case, open_temp_dir, play};
 const TOGETHER: usize = 250;
 
 /// On how many stacks together a program is played once, if there is little time.
-const TURNS: usize = 4;
+const TURNS: usize = 8;
 
 /// What the programs meet.
 struct Stack {
