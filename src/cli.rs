@@ -27,6 +27,7 @@ Examples:
   plyfs -o dirs=changes:image2:image1 none merged          (as AUFS has it)
   mount -t fuse.plyfs none merged -o lowerdir=/l,upperdir=/u,workdir=/w
   plyfs branches merged
+  plyfs stats merged
   plyfs umount merged";
 
 const OPTIONS: &str = "\
@@ -95,6 +96,13 @@ pub enum Command {
     /// Show the branches of a live mount, one PATH=rw or PATH=ro a line, topmost first
     #[command(after_long_help = EXIT_CODES)]
     Branches(BranchesArgs),
+
+    /// Show how many requests of each kind the kernel has sent to a live mount, one NAME COUNT a line
+    ///
+    /// Counted since it was mounted, by the names of the FUSE protocol. A workload that the kernel serves from
+    /// its caches sends none. FORGET counts nodes, which the kernel gives back in batches.
+    #[command(after_long_help = EXIT_CODES)]
+    Stats(StatsArgs),
 }
 
 /// What every command line that mounts can have.
@@ -174,6 +182,13 @@ pub struct BranchesArgs {
     pub mountpoint: PathBuf,
 }
 
+/// `plyfs stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Where the union is mounted
+    pub mountpoint: PathBuf,
+}
+
 impl Cli {
     /// What the line asks for: everybody else's line is a `mount` with fewer options.
     pub fn into_command(self) -> Command {
@@ -201,10 +216,12 @@ mod tests {
                 Command::Mount(args) => args.line.words,
                 Command::Umount(_) => vec!["(umount)".into()],
                 Command::Branches(_) => vec!["(branches)".into()],
+                Command::Stats(_) => vec!["(stats)".into()],
             }
         };
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
         assert_eq!(command("plyfs branches m"), ["(branches)"]);
+        assert_eq!(command("plyfs stats m"), ["(stats)"]);
         assert_eq!(command("plyfs mount m"), ["m"]);
         assert_eq!(command("plyfs -o lowerdir=a umount"), ["umount"]);
         assert_eq!(command("plyfs none mount -olowerdir=a"), ["none", "mount"]);
