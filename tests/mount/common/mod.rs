@@ -8,8 +8,8 @@
 mod branch;
 mod daemon;
 mod ending;
-mod failing_disk;
 mod mapping;
+mod odd_disk;
 mod playground;
 mod program;
 mod snapshot;
@@ -26,8 +26,8 @@ use std::path::Path;
 
 pub(crate) use branch::Branch;
 pub(crate) use daemon::mounted_type;
-pub(crate) use failing_disk::FailingDisk;
 pub(crate) use mapping::Mapping;
+pub(crate) use odd_disk::OddDisk;
 pub(crate) use playground::Playground;
 pub(crate) use program::{plyfs, program, sh, sh_as, sh_refused};
 pub(crate) use tmpfs::Tmpfs;
