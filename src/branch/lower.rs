@@ -226,10 +226,11 @@ impl Object {
         Ok(OsString::from_vec(target.call("readlinkat")?.into_bytes()))
     }
 
-    /// The value of an extended attribute, None if it has none of that name.
+    /// The value of an extended attribute, None if it has none of that name, or if the filesystem has no such
+    /// thing: the kernel takes any other error about an ACL for a reason to let nobody in.
     ///
     /// # Errors
-    /// Those of getxattr(2) but for ENODATA.
+    /// Those of getxattr(2) but for ENODATA and EOPNOTSUPP.
     pub fn get_xattr(&self, key: &OsStr) -> Result<Option<Vec<u8>>> {
         let value = match self {
             Self::At(dir, name) => {
@@ -246,7 +247,7 @@ impl Object {
         };
         match value {
             Ok(value) => Ok(Some(value)),
-            Err(Errno::NODATA) => Ok(None),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
             Err(errno) => Err(errno).call("getxattr"),
         }
     }
