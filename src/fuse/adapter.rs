@@ -15,8 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -27,7 +27,7 @@ use super::messages::{Message, Messages};
 use crate::branch::{Caller, FileCapabilities};
 use crate::error::{Error, Result};
 use crate::rules::ids::IdMaps;
-use crate::union::{Changes, Looked, NewNode, NodeId, RenameMode, Union, Written};
+use crate::union::{Changes, Found, Looked, NewNode, NodeId, RenameMode, Union, Written};
 
 /// Tells which messages a mount has had: on its root, not listed.
 const MESSAGES: &str = "user.plyfs.messages";
@@ -437,11 +437,16 @@ impl Filesystem for Adapter {
     ) {
         self.serve(Message::Readdirplus, || {
             let listed = self.union.readdirplus(node(ino), offset, |item| {
-                let (attr, ttl) = match &item.looked {
-                    Ok(Looked { attr, name_is_stable }) => {
+                let (attr, ttl) = match &item.found {
+                    Found::Node(Looked { attr, name_is_stable }) => {
                         (file_attr(attr, &self.ids), if *name_is_stable { DAY } else { Duration::ZERO })
                     }
-                    Err(id) => (bare_attr(*id, FileType::Directory), Duration::ZERO),
+                    Found::Dot(id) => (bare_attr(*id, FileType::Directory), Duration::ZERO),
+                    // The kernel lists an entry of impossible size, and forgets its node at once. (Node 0 would say
+                    // the same, but the library writes one number for the node and the entry.)
+                    Found::Failing(id, kind) => {
+                        (FileAttr { size: u64::MAX, ..bare_attr(*id, *kind) }, Duration::ZERO)
+                    }
                 };
                 full(reply.add(attr.ino, item.cookie, item.name, &ttl, &attr, GENERATION))
             });

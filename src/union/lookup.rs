@@ -23,7 +23,8 @@ pub struct Looked {
     /// The node's attributes.
     pub attr: Attr,
     /// Whether the kernel may remember that the name leads there. Not for one of several names of a lower
-    /// file: the name that is looked up before a write is the one that the copy gets.
+    /// file: the name that is looked up before a write is the one that the copy gets. Nor for a directory that
+    /// nobody can look into: what it shows once somebody can is to be found out then.
     pub name_is_stable: bool,
 }
 
@@ -131,7 +132,7 @@ impl Union {
                     links: dir_links(parts.len(), stat),
                     state: NodeState { place, other: None, body: Body::Dir(parts[..].into()), real },
                     stat: *stat,
-                    name_is_stable: true,
+                    name_is_stable: parts.iter().all(|part| !part.closed),
                 }))
             }
         }

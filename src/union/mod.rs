@@ -40,7 +40,7 @@ pub use create::NewNode;
 pub use io::Written;
 pub use lookup::Looked;
 pub use node::NodeId;
-pub use readdir::{DirItem, PlusItem};
+pub use readdir::{DirItem, Found, PlusItem};
 pub use rename::RenameMode;
 
 use std::collections::HashSet;
@@ -173,7 +173,8 @@ impl Union {
         for (branch, dir) in upper.into_iter().chain(lowers) {
             let markers = self.dir_markers(dir)?;
             let filesystem = self.numbering.real(&dir.stat_self()?).filesystem;
-            parts.push(DirPart { branch, filesystem, xattr_whiteouts: markers.xattr_whiteouts });
+            let xattr_whiteouts = markers.xattr_whiteouts;
+            parts.push(DirPart { branch, filesystem, xattr_whiteouts, closed: false });
             if markers.opaque {
                 break;
             }

@@ -59,6 +59,7 @@ struct Word {
     stat: Option<Stat>,
     opened: Option<Dir>,
     xattr_whiteouts: bool,
+    closed: bool,
 }
 
 /// How much is asked of a branch.
@@ -66,6 +67,9 @@ struct Word {
 enum Ask {
     /// Whether there is something: no branch below has a say, so markers say nothing.
     Existence,
+    /// Also the markers that hide the branches below, of a directory that can be looked into. One that cannot be
+    /// shows, with its attributes, as it would on a disk.
+    Show,
     /// Also the markers that hide the branches below.
     Markers,
     /// Also a whiteout beside a non-directory, which hides nothing that it does not hide itself.
@@ -88,7 +92,7 @@ pub(super) fn is_private_xattr(key: &OsStr) -> bool {
 impl Union {
     /// What users see under `name` in the directory of these parts. Asks no branch more than is needed.
     pub(super) fn see(&self, dir: &[OpenPart], name: &Name) -> Result<Seen> {
-        let (resolution, words) = self.hear(dir, name, Ask::Markers)?;
+        let (resolution, words) = self.hear(dir, name, Ask::Show)?;
         Ok(seen(&self.numbering, &resolution, words))
     }
 
@@ -142,17 +146,22 @@ impl Union {
             return Ok(Word { entry, stat: Some(stat), ..Word::default() });
         }
         let (mut markers, mut opened, mut whiteout) = (DirMarkers::default(), None, false);
+        let mut closed = false;
         if ask != Ask::Existence {
             let child = dir.open_dir(name.as_os_str())?;
-            markers = self.dir_markers(&child)?;
+            match self.dir_markers(&child) {
+                Err(e) if ask == Ask::Show && e.is(Errno::ACCESS) => closed = true,
+                read => markers = read?,
+            }
             opened = Some(child);
             whiteout = has_whiteout(dir, name)?;
         }
         Ok(Word {
-            entry: Entry { found: Some(Found::Dir { opaque: markers.opaque }), whiteout },
+            entry: Entry { found: Some(Found::Dir { opaque: markers.opaque || closed }), whiteout },
             stat: Some(stat),
             opened,
             xattr_whiteouts: markers.xattr_whiteouts,
+            closed,
         })
     }
 
@@ -191,8 +200,8 @@ impl Union {
                     match object.get_xattr(&OsString::from(key)) {
                         Ok(Some(_)) => return Ok(true),
                         Ok(None) => {}
-                        // The filesystem has no such attributes, or shows them to root only.
-                        Err(e) if e.is(Errno::OPNOTSUPP) || e.is(Errno::PERM) => {}
+                        // The filesystem shows such attributes to root only.
+                        Err(e) if e.is(Errno::PERM) => {}
                         Err(e) => return Err(e),
                     }
                 }
@@ -226,7 +235,8 @@ fn seen(numbering: &Numbering, resolution: &Resolution, mut words: Words) -> See
             };
             let part = |(branch, word): &(BranchIndex, Word)| {
                 let filesystem = numbering.real(word.stat.as_ref()?).filesystem;
-                Some(DirPart { branch: *branch, filesystem, xattr_whiteouts: word.xattr_whiteouts })
+                let Word { xattr_whiteouts, closed, .. } = *word;
+                Some(DirPart { branch: *branch, filesystem, xattr_whiteouts, closed })
             };
             let parts = words.iter().filter_map(part).collect();
             let opened = words

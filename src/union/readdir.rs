@@ -49,8 +49,20 @@ pub struct PlusItem<'a> {
     pub cookie: u64,
     /// Its name.
     pub name: &'a std::ffi::OsStr,
-    /// The node, counted as looked up; None for `.` and `..`, which only have a number.
-    pub looked: Result<Looked, NodeId>,
+    /// What is known of it.
+    pub found: Found,
+}
+
+/// What readdirplus says of an entry.
+#[derive(Debug)]
+pub enum Found {
+    /// `.` or `..`, which only has a number.
+    Dot(NodeId),
+    /// The node, counted as looked up.
+    Node(Looked),
+    /// An entry that is there and cannot be looked up: what a listing knows of it. Counted, so that the kernel can
+    /// drop it at once.
+    Failing(NodeId, FileType),
 }
 
 const DOT: u64 = 1;
@@ -82,7 +94,7 @@ impl Union {
         let left = listing.after(cookie);
         self.forget_if_read(&dir, left);
         for entry in left {
-            let Some(id) = self.listed_id(&dir, &parts, entry)? else { continue };
+            let Some(id) = self.listed_id(&dir, &parts, entry) else { continue };
             let Known { kind, .. } = entry.known;
             let name = entry.name.as_os_str();
             if take(DirItem { id, cookie: entry.cookie, kind, name }).is_break() {
@@ -104,7 +116,7 @@ impl Union {
     ) -> Result<()> {
         let dir = self.table.get(id)?;
         for (at, name, id) in dots(&dir) {
-            let item = PlusItem { cookie: at, name: name.as_ref(), looked: Err(id) };
+            let item = PlusItem { cookie: at, name: name.as_ref(), found: Found::Dot(id) };
             if at > cookie && take(&item).is_break() {
                 return Ok(());
             }
@@ -117,10 +129,19 @@ impl Union {
         let left = listing.after(cookie);
         self.forget_if_read(&dir, left);
         for entry in left {
-            let Some(looked) = self.look_at_listed(&dir, &parts, entry)? else { continue };
-            let id = looked.attr.id;
+            let (id, found) = match self.look_at_listed(&dir, &parts, entry) {
+                Ok(None) => continue,
+                Ok(Some(looked)) => (looked.attr.id, Found::Node(looked)),
+                // It is no reason to hide the others. Whoever asks for this one gets the error.
+                Err(e) => {
+                    log::debug!("{} cannot be looked up: {e}", entry.name.as_os_str().display());
+                    let id = self.known_id(entry);
+                    self.table.count(id);
+                    (id, Found::Failing(id, entry.known.kind))
+                }
+            };
             let name = entry.name.as_os_str();
-            if take(&PlusItem { cookie: entry.cookie, name, looked: Ok(looked) }).is_break() {
+            if take(&PlusItem { cookie: entry.cookie, name, found }).is_break() {
                 self.forget(id, 1);
                 return Ok(());
             }
@@ -205,18 +226,22 @@ impl Union {
     }
 
     /// The number of a listed entry: the same that a lookup would give.
-    fn listed_id(
-        &self,
-        dir: &Arc<Node>,
-        parts: &[OpenPart],
-        entry: &MergedEntry<Known>,
-    ) -> Result<Option<NodeId>> {
+    fn listed_id(&self, dir: &Arc<Node>, parts: &[OpenPart], entry: &MergedEntry<Known>) -> Option<NodeId> {
         if entry.merges {
             // Only the markers tell which lower gives it its number.
-            return Ok(self.peek(dir, parts, &entry.name)?.map(|node| node.id));
+            match self.peek(dir, parts, &entry.name) {
+                Ok(node) => return node.map(|node| node.id),
+                // It is no reason to hide the others.
+                Err(e) => log::debug!("{} cannot be looked up: {e}", entry.name.as_os_str().display()),
+            }
         }
+        Some(self.known_id(entry))
+    }
+
+    /// The number of an entry by what its branch's listing says.
+    fn known_id(&self, entry: &MergedEntry<Known>) -> NodeId {
         let real = entry.known.real;
-        Ok(Some(self.table.number(real, self.number_of(real))))
+        self.table.number(real, self.number_of(real))
     }
 
     fn look_at_listed(
