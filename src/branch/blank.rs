@@ -49,7 +49,7 @@ impl Blank {
             match linked {
                 Err(e) if e.is(Errno::EXIST) => return Ok(()),
                 // vfat and its kind have no hard links.
-                Err(e) if [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS].iter().any(|n| e.is(*n)) => {
+                Err(e) if e.is(Errno::PERM) || e.is(Errno::OPNOTSUPP) => {
                     self.can_link.store(false, Ordering::Relaxed);
                 }
                 linked => return linked,
@@ -63,5 +63,10 @@ impl Blank {
 }
 
 fn make_empty(dir: &UpperDir, name: &OsStr) -> Result<()> {
-    dir.make_node(name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
+    let mode = Mode::from_raw_mode(0o644);
+    match dir.make_node(name, FileType::RegularFile, mode, 0) {
+        // Many a FUSE filesystem makes files only by opening them.
+        Err(e) if e.is(Errno::OPNOTSUPP) => dir.create(name, mode).map(drop),
+        made => made,
+    }
 }

@@ -289,7 +289,7 @@ impl MountError {
             | Self::DeadMount(_)
             | Self::MountpointUnreadable { .. }
             | Self::MountpointInside { .. }
-            | Self::Union(Error::NoWhiteouts(_))
+            | Self::Union(Error::NoWhiteouts(_) | Error::UnfitUpper(_))
             | Self::NotMounted(_) => Exit::Setup,
             Self::InUse(_) | Self::Busy(_) => Exit::InUse,
             Self::NoDevice(_) | Self::NoHelper(_) | Self::HelperRefused { .. } | Self::AllowOtherRefused => {

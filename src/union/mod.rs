@@ -48,7 +48,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{FileType, StatVfs};
+use rustix::fs::{FileType, Mode, StatVfs};
+use rustix::io::Errno;
 
 use crate::branch::{BranchRoot, BranchRoots, Copier, Dir, Ownership, Staging, UpperDir};
 use crate::error::{Error, Result};
@@ -127,7 +128,7 @@ impl Union {
                 numbering.real(&root.stat_self()?);
                 let work = UpperDir::root(roots.work.fd);
                 let staging = Staging::open(&work)?;
-                if let Err(e) = probe_whiteouts(&staging) {
+                if let Err(e) = probe(&staging) {
                     staging.close(&work)?;
                     return Err(e);
                 }
@@ -231,11 +232,27 @@ impl Union {
     }
 }
 
-/// Makes and removes a whiteout on the upper's filesystem, in the workdir: better refused now than at the first
-/// deletion.
-fn probe_whiteouts(staging: &Staging) -> Result<()> {
+/// Makes and removes a whiteout on the upper's filesystem, in the workdir, and looks at what became of it: better
+/// refused now than at the first deletion, or than a private file that everybody can read once it was copied up.
+fn probe(staging: &Staging) -> Result<()> {
     let name = Name::new(&staging.fresh_name())?;
     let whiteout = name.whiteout().ok_or(Error::Invalid)?;
-    staging.make_marker(staging.dir(), whiteout.as_os_str()).map_err(|e| Error::NoWhiteouts(e.errno()))?;
-    staging.dir().remove_marker(whiteout.as_os_str())
+    let (dir, marker) = (staging.dir(), whiteout.as_os_str());
+    staging.make_marker(dir, marker).map_err(|e| match e.errno() {
+        Errno::INVAL => Error::NoWhiteouts(Errno::INVAL),
+        _ => e,
+    })?;
+    let folds_case = dir.stat(&marker.to_ascii_uppercase())?.is_some();
+    dir.remove_marker(marker)?;
+    if folds_case {
+        return Err(Error::UnfitUpper("does not tell upper case from lower case in names"));
+    }
+    let (file, _) = staging.file_at(dir, &staging.fresh_name())?;
+    let mode = Mode::RUSR | Mode::RGRP;
+    let keeps_modes =
+        file.object().chmod(mode).is_ok() && Mode::from_raw_mode(file.object().stat()?.st_mode) == mode;
+    if !keeps_modes {
+        return Err(Error::UnfitUpper("does not keep permission bits"));
+    }
+    Ok(())
 }
