@@ -20,6 +20,8 @@ mod markers;
 mod mkdir;
 mod mknod;
 mod mmap;
+mod names;
+mod odd_disks;
 mod open_handles;
 mod permissions;
 mod read;

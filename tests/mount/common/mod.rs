@@ -8,6 +8,7 @@
 mod branch;
 mod daemon;
 mod ending;
+mod loop_disk;
 mod mapping;
 mod odd_disk;
 mod playground;
@@ -26,8 +27,9 @@ use std::path::Path;
 
 pub(crate) use branch::Branch;
 pub(crate) use daemon::mounted_type;
+pub(crate) use loop_disk::LoopDisk;
 pub(crate) use mapping::Mapping;
-pub(crate) use odd_disk::OddDisk;
+pub(crate) use odd_disk::{Lack, OddDisk};
 pub(crate) use playground::Playground;
 pub(crate) use program::{plyfs, program, sh, sh_as, sh_refused};
 pub(crate) use tmpfs::Tmpfs;
