@@ -3,6 +3,7 @@
 mod common;
 
 mod acl;
+mod across_copy_up;
 mod copy_file_range;
 mod copy_up;
 mod cost;

@@ -7,6 +7,7 @@
 
 mod branch;
 mod daemon;
+mod dice;
 mod ending;
 mod loop_disk;
 mod mapping;
@@ -27,6 +28,7 @@ use std::path::Path;
 
 pub(crate) use branch::Branch;
 pub(crate) use daemon::mounted_type;
+pub(crate) use dice::Dice;
 pub(crate) use loop_disk::LoopDisk;
 pub(crate) use mapping::Mapping;
 pub(crate) use odd_disk::{Lack, OddDisk};
