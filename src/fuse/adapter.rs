@@ -23,6 +23,7 @@ use fuser::{
 use rustix::fs::{FileType, SeekFrom, XattrFlags};
 
 use super::convert::{bare_attr, device_number, errno, file_attr, file_type, node, set_time};
+use super::listeners::Listeners;
 use super::messages::{Message, Messages};
 use crate::branch::{Caller, FileCapabilities};
 use crate::error::{Error, Result};
@@ -63,19 +64,32 @@ pub struct Adapter {
     ids: IdMaps,
     notifier: Arc<OnceLock<Notifier>>,
     messages: Messages,
+    listeners: Arc<Listeners>,
 }
 
 impl Adapter {
     /// An adapter in front of `union` that shows ids by `ids`.
     #[must_use]
     pub fn new(union: Arc<Union>, ids: IdMaps) -> Self {
-        Self { union, ids, notifier: Arc::default(), messages: Messages::default() }
+        Self {
+            union,
+            ids,
+            notifier: Arc::default(),
+            messages: Messages::default(),
+            listeners: Arc::default(),
+        }
     }
 
     /// Where the session's notifier goes once there is one.
     #[must_use]
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         Arc::clone(&self.notifier)
+    }
+
+    /// The session's event loops, as far as they have answered something.
+    #[must_use]
+    pub fn listeners(&self) -> Arc<Listeners> {
+        Arc::clone(&self.listeners)
     }
 
     /// The kernel has asked for suid and sgid to go, and does not expect that they are gone.
@@ -91,13 +105,9 @@ impl Adapter {
         Ok(bytes)
     }
 
-    /// A panic would end the event loop and with it the mount. The request's reply is dropped on the way,
-    /// which answers EIO.
     fn serve(&self, message: Message, answer: impl FnOnce()) {
         self.messages.count(message);
-        if catch_unwind(AssertUnwindSafe(answer)).is_err() {
-            log::error!("a request was given up; this is a defect of plyfs, please report it");
-        }
+        self.listeners.answer(|| guarded(answer));
     }
 
     fn caller(&self, request: &Request, umask: u32) -> Result<Caller> {
@@ -143,6 +153,14 @@ fn empty(reply: ReplyEmpty, result: Result<()>) {
     }
 }
 
+/// A panic would end the event loop and with it the mount. The request's reply is dropped on the way,
+/// which answers EIO.
+fn guarded(answer: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(answer)).is_err() {
+        log::error!("a request was given up; this is a defect of plyfs, please report it");
+    }
+}
+
 /// Whether suid and sgid survive a change of the file's data by this user.
 fn capabilities_of(request: &Request) -> FileCapabilities {
     if request.uid() == 0 { FileCapabilities::Keep } else { FileCapabilities::Strip }
@@ -171,7 +189,8 @@ impl Filesystem for Adapter {
 
     /// fuser takes batches apart itself.
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        self.serve(Message::Forget, || self.union.forget(node(ino), lookups));
+        self.messages.count(Message::Forget);
+        self.listeners.take_one_of_many(|| guarded(|| self.union.forget(node(ino), lookups)));
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {

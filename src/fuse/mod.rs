@@ -5,6 +5,8 @@
 
 mod adapter;
 mod convert;
+mod listeners;
 mod messages;
 
 pub use adapter::Adapter;
+pub use listeners::Listeners;

@@ -72,9 +72,15 @@ impl Events {
         config.n_threads = Some(threads);
         // The kernel sends its part of the handshake with the mount, so this does not block.
         let notifier = adapter.notifier();
+        let listeners = adapter.listeners();
         let session =
             Session::from_fd(adapter, device, SessionACL::All, config).map_err(MountError::Session)?;
         notifier.get_or_init(|| session.notifier());
+        let failed = |error| MountError::Process { what: "cannot start a thread", error };
+        thread::Builder::new()
+            .name("plyfs-watch".to_owned())
+            .spawn(move || listeners.watch())
+            .map_err(failed)?;
         let ended = self.sender.clone();
         thread::Builder::new()
             .name("plyfs-session".to_owned())
@@ -83,7 +89,7 @@ impl Events {
                     warn!("nobody waits for the session any more");
                 }
             })
-            .map_err(|error| MountError::Process { what: "cannot start a thread", error })?;
+            .map_err(failed)?;
         Ok(())
     }
 
