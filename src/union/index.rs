@@ -11,20 +11,20 @@
 //!
 //! Losing the log loses stable numbers and link counts, never data: the links say by themselves whose they are.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
+use rustix::fs::Mode;
 
 use super::node::{NodeId, RealId};
 use crate::branch::{Stat, UpperDir, UpperObject};
 use crate::error::{Error, Result};
 use crate::rules::plan::Refusal;
-use rustix::fs::Mode;
 
 /// What is noted of a lower file with several names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

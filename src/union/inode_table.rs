@@ -6,9 +6,9 @@
 //!
 //! The table's lock is never held across a system call.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
 use rustix::fs::FileType;
 
