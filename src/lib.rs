@@ -10,6 +10,7 @@
 //!
 //! Dependencies run one way: `main → cli, mount → fuse → union → {rules, branch}`.
 
+pub mod bench;
 pub mod branch;
 pub mod cli;
 pub mod error;
