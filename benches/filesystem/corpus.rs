@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use plyfs::bench::noise::Noise;
 use plyfs::bench::units;
 
 use crate::Result;
@@ -122,22 +123,13 @@ fn copy_tree(from: &Path, to: &Path, copied: &mut usize, most: usize, largest: u
     Ok(())
 }
 
-/// A file that neither compresses nor has holes, the same each time.
+/// A file that has to be copied whole.
 pub(crate) fn write_noise(path: &Path, size: u64) -> Result<()> {
-    let mut file = File::create(path)?;
-    let mut block = vec![0; 1 << 20];
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut left = size;
+    let (mut file, mut noise, mut left) = (File::create(path)?, Noise::default(), size);
     while left > 0 {
-        for word in block.chunks_exact_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes());
-        }
-        let now = left.min(block.len() as u64);
-        file.write_all(&block[..now as usize])?;
-        left -= now;
+        let block = noise.next(left);
+        file.write_all(block)?;
+        left -= block.len() as u64;
     }
     Ok(())
 }

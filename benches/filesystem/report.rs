@@ -14,6 +14,8 @@ use crate::options::Options;
 use crate::runner::Measured;
 use crate::work::{Row, Target, Unit};
 
+mod plots;
+
 /// Prints the table, and writes all files.
 pub(crate) fn write(
     results: &[Measured<'_>],
@@ -39,6 +41,13 @@ pub(crate) fn write(
     fs::write(out.join("results.md"), markdown(&headings, &rows))?;
     let json = json(results, candidates, ground, options);
     fs::write(out.join("results.json"), serde_json::to_string_pretty(&json)? + "\n")?;
+    for measured in results {
+        if let Some(about) = &measured.workload.plot
+            && let Some(svg) = plots::draw(measured, about, candidates)?
+        {
+            fs::write(out.join(format!("{}.svg", measured.workload.name)), svg)?;
+        }
+    }
     Ok(())
 }
 

@@ -6,11 +6,15 @@ use serde::Serialize;
 #[derive(Debug, Clone, Default)]
 pub struct Sample(Vec<f64>);
 
-/// What a sample says: its median, and how far apart its ends are.
+/// What a sample says: its middle, and how far it scatters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
-    /// The value in the middle; of an even number, the mean of the two there. One slow outlier does not move it.
+    /// The value in the middle. One slow outlier does not move it.
     pub median: f64,
+    /// A quarter of them are smaller.
+    pub lower_quartile: f64,
+    /// A quarter of them are larger.
+    pub upper_quartile: f64,
     /// The smallest.
     pub least: f64,
     /// The largest.
@@ -42,18 +46,30 @@ impl Sample {
     pub fn summary(&self) -> Option<Summary> {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);
-        let (least, most) = (*sorted.first()?, *sorted.last()?);
-        let runs = sorted.len();
-        let median = f64::midpoint(sorted[(runs - 1) / 2], sorted[runs / 2]);
-        Some(Summary { median, least, most, runs })
+        let last = sorted.len().checked_sub(1)?;
+        // Between two values, the mean of them, weighted by how near they are.
+        let at = |share: f64| {
+            let place = share * last as f64;
+            let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+            below + (above - below) * place.fract()
+        };
+        Some(Summary {
+            median: at(0.5),
+            lower_quartile: at(0.25),
+            upper_quartile: at(0.75),
+            least: at(0.0),
+            most: at(1.0),
+            runs: sorted.len(),
+        })
     }
 }
 
 impl Summary {
-    /// How far the ends are apart, as a share of the median: 0.1 means that it is good for a tenth or so.
+    /// How far the middle half of the values lies from the median, as a share of it: 0.1 means that the next
+    /// measurement is as likely as not to be within a tenth.
     #[must_use]
     pub fn spread(&self) -> f64 {
-        if self.median == 0.0 { 0.0 } else { (self.most - self.least) / self.median }
+        if self.median == 0.0 { 0.0 } else { (self.upper_quartile - self.lower_quartile) / 2.0 / self.median }
     }
 }
 
@@ -75,17 +91,18 @@ mod tests {
             (&[9.0, 1.0, 2.0], 2.0, 1.0, 9.0),
             (&[4.0, 1.0, 100.0, 2.0], 3.0, 1.0, 100.0),
         ] {
-            let expected = Summary { median, least, most, runs: values.len() };
-            assert_eq!(summary(values), Some(expected), "{values:?}");
+            let summary = summary(values).expect("values");
+            assert_eq!((summary.median, summary.least, summary.most), (median, least, most), "{values:?}");
+            assert_eq!(summary.runs, values.len());
         }
         assert_eq!(summary(&[]), None);
     }
 
     #[test]
-    fn the_spread_is_a_share_of_the_median() {
+    fn one_outlier_is_no_spread() {
         let spread = |values| summary(values).map(|summary| summary.spread());
-        assert_eq!(spread(&[2.0, 2.0, 2.0]), Some(0.0));
-        assert_eq!(spread(&[1.0, 2.0, 4.0]), Some(1.5));
+        assert_eq!(spread(&[2.0, 2.0, 2.0, 2.0, 99.0]), Some(0.0));
+        assert_eq!(spread(&[1.0, 2.0, 4.0]), Some(0.375));
         assert_eq!(spread(&[0.0, 0.0]), Some(0.0));
     }
 }

@@ -39,21 +39,21 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
             size_rows("copy-up-sizes"),
             on_disk,
         )
-        .plotted("What the first write to a file costs", "size of the file", "seconds"),
+        .plotted("What the first write to a file costs", "size of the file", "time"),
         Workload::new(
             "copy-up-sizes-reflink",
             "the same on xfs with reflink",
             size_rows("copy-up-sizes-reflink"),
             on_xfs,
         )
-        .plotted("What the first write costs where blocks are shared", "size of the file", "seconds"),
+        .plotted("What the first write costs where blocks are shared", "size of the file", "time"),
         Workload::new(
             "branches",
             "find over the sources, cold, for each name, with more and more branches above",
             counts.iter().map(|count| point("branches", "", *count as u64, "")).collect::<Vec<_>>(),
             move |ground, candidate| counts.iter().map(|count| lookup(ground, candidate, *count)).collect(),
         )
-        .plotted("What a lookup costs in a stack of branches", "branches", "seconds a name"),
+        .plotted("What a lookup costs in a stack of branches", "branches", "time for each name"),
         Workload::new(
             "listing",
             "list a directory, cold",
@@ -62,7 +62,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
                 directories.iter().map(|count| listing(ground, candidate, *count)).collect()
             },
         )
-        .plotted("What a listing costs", "entries of the directory", "seconds"),
+        .plotted("What a listing costs", "entries of the directory", "time"),
     ]
 }
 
