@@ -21,7 +21,7 @@ pub(super) struct Report {
 }
 
 pub(super) const FOOT: &str = "
-Medians of open + write of 4 KiB in the middle + close. Every other run was within ±.
+Medians of open + write of 4 KiB in the middle + close. Half of the runs were within ±.
 sync: a copy is on disk before it is shown. volatile: with -o volatile, it need not be.";
 
 fn table() -> Table {
