@@ -98,9 +98,9 @@ impl Candidate {
         matches!(self.kind, Kind::Plyfs(_))
     }
 
-    /// Whether copies are synced before they are shown: who does it pays for it.
-    pub(crate) fn syncs(&self, syncing: Syncing) -> bool {
-        syncing == Syncing::AsIs && matches!(self.kind, Kind::Kernel { .. } | Kind::Plyfs(_))
+    /// Whether copies are on disk before they are shown, unless it is told otherwise.
+    pub(crate) fn syncs_copies(&self) -> bool {
+        matches!(self.kind, Kind::Kernel { .. } | Kind::Plyfs(_))
     }
 
     /// The command that mounts, to be run in the folder of the layers. A daemon stays in the foreground:

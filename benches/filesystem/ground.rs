@@ -54,9 +54,6 @@ impl Ground {
 
     /// A filesystem that shares blocks, mounted the first time that it is asked for.
     pub(crate) fn reflink(&self) -> Result<&Image> {
-        if !self.scale.may_loop_mount {
-            return Err("only root can mount an image".into());
-        }
         let image = || Image::mount(&self.scratch, &self.scale).map_err(|error| error.to_string());
         self.reflink.get_or_init(image).as_ref().map_err(|error| error.as_str().into())
     }

@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::Result;
@@ -16,6 +18,8 @@ use crate::candidate::{Candidate, Layers, MOUNTPOINT, Syncing, UPPER, WORK};
 
 /// Far longer than any mount takes to appear, or any daemon to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// After which a mount that is still at work is given up.
+const LIFETIME: Duration = Duration::from_secs(300);
 /// Between two looks.
 const MOMENT: Duration = Duration::from_millis(2);
 
@@ -25,6 +29,8 @@ pub(crate) struct Mounted {
     candidate: Candidate,
     layers: Layers,
     daemon: Option<Child>,
+    /// Kills the daemon when its time is over, unless this is dropped before.
+    alarm: Option<Sender<()>>,
     is_mounted: bool,
     dir: TempDir,
 }
@@ -46,7 +52,8 @@ impl Mounted {
         }
         let lowers = (0..lowers.len()).map(|at| at.to_string()).collect();
         let layers = Layers { lowers, syncing };
-        let mut mounted = Self { candidate: candidate.clone(), layers, daemon: None, is_mounted: false, dir };
+        let mut mounted =
+            Self { candidate: candidate.clone(), layers, daemon: None, alarm: None, is_mounted: false, dir };
         mounted.start()?;
         Ok(mounted)
     }
@@ -75,6 +82,7 @@ impl Mounted {
         }
         // From here on it must be ended, whatever happens.
         let daemon = self.daemon.insert(child);
+        self.alarm = Some(alarm(Pid::from_child(daemon)));
         self.is_mounted = true;
         let deadline = Instant::now() + PATIENCE;
         let (outside, root) = (fs::metadata(self.dir.path())?.dev(), self.dir.path().join(MOUNTPOINT));
@@ -103,6 +111,7 @@ impl Mounted {
 
     /// Takes the mount away and waits for its daemon. What cannot be ended in peace is ended otherwise.
     fn end(&mut self) {
+        self.alarm = None;
         let deadline = Instant::now() + PATIENCE;
         while self.is_mounted {
             let flags = if Instant::now() > deadline { UnmountFlags::DETACH } else { UnmountFlags::empty() };
@@ -133,4 +142,17 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// A system call on a mount whose daemon hangs never returns: only the daemon's death ends it.
+fn alarm(daemon: Pid) -> Sender<()> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        if receiver.recv_timeout(LIFETIME) == Err(RecvTimeoutError::Timeout)
+            && let Err(errno) = rustix::process::kill_process(daemon, Signal::KILL)
+        {
+            eprintln!("bench: a daemon that hangs cannot be killed: {errno}");
+        }
+    });
+    sender
 }

@@ -8,7 +8,7 @@ use plyfs::bench::units::{self, digits};
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::candidate::Candidate;
+use crate::candidate::{Candidate, Syncing};
 use crate::ground::Ground;
 use crate::options::Options;
 use crate::runner::Measured;
@@ -73,17 +73,16 @@ fn cells(
     candidates: &[Candidate],
 ) -> Vec<String> {
     let kernel = values[0].map(|summary| summary.median);
-    let asynchronous = |candidate: &Candidate| {
-        let workload = results.iter().find(|measured| measured.workload.goes_by(&row.name));
-        workload.is_some_and(|measured| {
-            measured.workload.name.starts_with("copy-up") && !candidate.syncs(measured.workload.syncing)
-        }) && !row.name.contains("volatile")
-    };
+    let workload =
+        results.iter().map(|measured| measured.workload).find(|workload| workload.goes_by(&row.name));
+    let syncing = workload.map_or(Syncing::AsIs, |workload| workload.syncing);
+    let is_ahead =
+        |candidate: &Candidate| row.copies && syncing == Syncing::AsIs && !candidate.syncs_copies();
     let cell = |(at, value): (usize, &Option<Summary>)| match value {
         None if row.unit == Unit::Bytes && at == 0 => "–".to_owned(),
         None => "fails".to_owned(),
         Some(summary) => {
-            let star = if asynchronous(&candidates[at]) { "*" } else { "" };
+            let star = if is_ahead(&candidates[at]) { "*" } else { "" };
             let ratio =
                 kernel.filter(|_| at > 0).map(|kernel| format!(" ({})", digits(summary.median / kernel)));
             format!("{}{star}{}", amount(row.unit, summary.median), ratio.unwrap_or_default())
@@ -132,9 +131,9 @@ fn amount(unit: Unit, value: f64) -> String {
 pub(crate) fn in_short(measured: &Measured<'_>, candidates: &[Candidate]) -> String {
     let line = |(row, values): (&Row, Vec<Option<Summary>>)| {
         let of_each = candidates.iter().zip(values).map(|(candidate, value)| {
-            let value = value.map_or("fails".to_owned(), |summary| amount(row.unit, summary.median));
-            format!("{} {value}", candidate.name)
+            Some(format!("{} {}", candidate.name, amount(row.unit, value?.median)))
         });
+        let of_each = of_each.map(|value| value.unwrap_or("–".to_owned()));
         format!("    {}: {}", row.name, of_each.collect::<Vec<_>>().join(", "))
     };
     measured.rows().map(line).collect::<Vec<_>>().join("\n")

@@ -14,7 +14,7 @@ use crate::work::{Row, Workload};
 /// A workload, and what came of each of its rows.
 pub(crate) struct Measured<'a> {
     pub(crate) workload: &'a Workload,
-    /// For each candidate, in their order: a summary for each row, or why there is none.
+    /// For each candidate, in their order: a summary for each row, or none if it has no such thing; or why it failed.
     pub(crate) outcomes: Vec<Result<Vec<Summary>, String>>,
 }
 
@@ -22,7 +22,7 @@ impl Measured<'_> {
     /// Each row, with what each candidate did.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (&Row, Vec<Option<Summary>>)> {
         self.workload.rows.iter().enumerate().map(|(at, row)| {
-            let of_each = self.outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|rows| rows[at]));
+            let of_each = self.outcomes.iter().map(move |outcome| outcome.as_ref().ok()?.get(at).copied());
             (row, of_each.collect())
         })
     }

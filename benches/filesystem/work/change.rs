@@ -57,7 +57,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
         Workload::new(
             "chmod",
             format!("change the mode of everything in a lower's tree of {files} files"),
-            [row("chmod").at_most(0.9)],
+            [row("chmod").at_most(0.9).copies()],
             |ground, candidate| {
                 warm(&ground.corpus.sources, true)?;
                 let mounted = ground.disk.mount(candidate, &ground.corpus.sources, Syncing::AsIs)?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use plyfs::bench::units::KIB;
 
-use super::{Row, Unit, Workload};
+use super::{Row, Unit, Workload, row};
 use crate::Result;
 use crate::candidate::Syncing;
 use crate::corpus::{files_of, read_file, warm};
@@ -12,11 +12,9 @@ use crate::scale::Scale;
 
 pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
     let counts = scale.client_counts.clone();
-    let row = |clients: &usize| Row {
-        name: format!("clients-{clients}"),
-        unit: Unit::PerSecond,
-        target: None,
-        point: Some((*clients as u64, "")),
+    let row = |clients: &usize| {
+        let rate = row(&format!("clients-{clients}")).counts(Unit::PerSecond);
+        Row { point: Some((*clients as u64, "")), ..rate }
     };
     let rows: Vec<Row> = counts.iter().map(row).collect();
     let about = "files read in a second by several clients, each its part of the sources, cold";

@@ -36,7 +36,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
 fn many(scale: &Scale, syncing: Syncing, row: Row) -> Workload {
     let (name, copied) = (name(syncing, ["copy-up-many", "copy-up-many-volatile"]), scale.copied);
     let about = format!("append a byte to each of {copied} small files{}", how(syncing));
-    Workload::new(name, about, [row], move |ground, candidate| {
+    Workload::new(name, about, [row.copies()], move |ground, candidate| {
         let lower = &ground.corpus.sources;
         warm(lower, true)?;
         let mut files = files_of(lower)?;
@@ -50,7 +50,7 @@ fn many(scale: &Scale, syncing: Syncing, row: Row) -> Workload {
 fn one(scale: &Scale, syncing: Syncing, row: Row) -> Workload {
     let name = name(syncing, ["copy-up-big", "copy-up-big-volatile"]);
     let about = format!("append a byte to a file of {}{}", size(scale.big_file), how(syncing));
-    Workload::new(name, about, [row], move |ground, candidate| {
+    Workload::new(name, about, [row.copies()], move |ground, candidate| {
         warm(&ground.corpus.big, true)?;
         let mounted = ground.disk.mount(candidate, &ground.corpus.big, syncing)?;
         Ok(vec![ground.disk.time(|| append(&mounted.path().join(BIG)))?])
@@ -61,7 +61,7 @@ fn one(scale: &Scale, syncing: Syncing, row: Row) -> Workload {
 fn shared(scale: &Scale) -> Workload {
     let big = scale.big_file;
     let about = format!("append a byte to a file of {} on xfs, which can share its blocks", size(big));
-    let row = row("copy-up-reflink").must(Target::Absolute(0.006));
+    let row = row("copy-up-reflink").must(Target::Absolute(0.006)).copies();
     Workload::new("copy-up-reflink", about, [row], move |ground, candidate| {
         let image = ground.reflink()?;
         let mounted = image.site.mount(candidate, &image.lower(big)?, Syncing::AsIs)?;

@@ -7,12 +7,15 @@ use std::path::Path;
 use plyfs::bench::units::KIB;
 
 use super::look::deep_stack;
-use super::{Row, Unit, Workload, find};
+use super::{Row, Workload, find, row};
 use crate::Result;
 use crate::candidate::{Candidate, Syncing};
 use crate::corpus::{BIG, files_of, warm, write_noise};
 use crate::ground::{Ground, Site};
 use crate::scale::Scale;
+
+/// The curve of the writes that copy up.
+const FIRST: &str = "first write";
 
 pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
     let sizes = scale.copy_up_sizes.clone();
@@ -30,7 +33,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
     let size_rows = |name| {
         let rows =
             |curve, short| scale.copy_up_sizes.iter().map(move |size| point(name, short, *size, curve));
-        rows("first write", "first-").chain(rows("second write", "second-")).collect::<Vec<_>>()
+        rows(FIRST, "first-").chain(rows("second write", "second-")).collect::<Vec<_>>()
     };
     vec![
         Workload::new(
@@ -67,7 +70,8 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
 }
 
 fn point(workload: &str, short: &str, x: u64, curve: &'static str) -> Row {
-    Row { name: format!("{workload}-{short}{x}"), unit: Unit::Seconds, target: None, point: Some((x, curve)) }
+    let point = Row { point: Some((x, curve)), ..row(&format!("{workload}-{short}{x}")) };
+    if curve == FIRST { point.copies() } else { point }
 }
 
 /// First writes to a file of each size, then second writes.

@@ -42,6 +42,8 @@ pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) unit: Unit,
     pub(crate) target: Option<Target>,
+    /// Whether whole files are copied up in it, so that it matters who syncs them.
+    pub(crate) copies: bool,
     /// Where it is on its curve, and which curve that is if each candidate has several.
     pub(crate) point: Option<(u64, &'static str)>,
 }
@@ -112,7 +114,7 @@ impl Workload {
 
 /// A row of seconds.
 fn row(name: &str) -> Row {
-    Row { name: name.to_owned(), unit: Unit::Seconds, target: None, point: None }
+    Row { name: name.to_owned(), unit: Unit::Seconds, target: None, copies: false, point: None }
 }
 
 impl Row {
@@ -125,12 +127,16 @@ impl Row {
         Self { target: Some(target), ..self }
     }
 
+    fn copies(self) -> Self {
+        Self { copies: true, ..self }
+    }
+
     fn counts(self, unit: Unit) -> Self {
         Self { unit, ..self }
     }
 }
 
-/// All workloads, in the order of docs/BENCHMARKS.md.
+/// All workloads that this user can run, in the order of docs/BENCHMARKS.md.
 pub(crate) fn all(scale: &Scale) -> Vec<Workload> {
     let parts = [
         look::workloads(scale),
@@ -140,7 +146,8 @@ pub(crate) fn all(scale: &Scale) -> Vec<Workload> {
         clients::workloads(scale),
         curves::workloads(scale),
     ];
-    parts.into_iter().flatten().collect()
+    let all = parts.into_iter().flatten();
+    all.filter(|workload| scale.may_loop_mount || !workload.name.ends_with("reflink")).collect()
 }
 
 /// Runs a program to its end, its output thrown away.
