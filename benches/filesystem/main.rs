@@ -18,6 +18,7 @@ mod runner;
 mod scale;
 mod work;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -47,10 +48,9 @@ fn run(options: &Options) -> Result<()> {
     let scale = options.scale();
     let workloads = options.chosen(work::all(&scale))?;
     if options.list {
-        for workload in &workloads {
-            println!("{:<18} {}", workload.name, workload.about);
-        }
-        return Ok(());
+        let list: String =
+            workloads.iter().map(|workload| format!("{:<22} {}\n", workload.name, workload.about)).collect();
+        return Ok(std::io::stdout().write_all(list.as_bytes())?);
     }
     let scratch = options.scratch.as_deref().ok_or("no folder to play in: run scripts/bench")?;
     let candidates = candidate::all(options)?;

@@ -88,7 +88,8 @@ fn cells(
             format!("{}{star}{}", amount(row.unit, summary.median), ratio.unwrap_or_default())
         }
     };
-    let plyfs = candidates.iter().position(Candidate::is_plyfs);
+    // Of two binaries the second: the new one.
+    let plyfs = candidates.iter().rposition(Candidate::is_plyfs);
     let median = plyfs.and_then(|at| values[at]).map(|summary| summary.median);
     let (must, does) = verdict(row, median, kernel, results);
     let of_each = values.iter().enumerate().map(cell);
