@@ -8,7 +8,7 @@
 //! 4. [`rules`] is the deciding part: pure, no I/O, no locks.
 //! 5. [`branch`] is the disk side: one directory tree each, system calls on directory descriptors.
 //!
-//! [`bench`] stands beside them: it measures mounts from the outside, as a user would.
+//! [`mod@bench`] stands beside them: it measures mounts from the outside, as a user would.
 //!
 //! Dependencies run one way: `main → cli, mount → fuse → union → {rules, branch}`.
 
