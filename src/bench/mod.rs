@@ -1,6 +1,6 @@
 //! What does copy-up cost on this machine?
 //!
-//! `plyfs bench` in reading order: it makes a `playground` with two mounts, [`copy_up`] measures on it size by
+//! `plyfs bench` in reading order: it makes a `playground` with two mounts, `copy_up` measures on it size by
 //! size, and `report` says what came of it. What is left is of use to other measurements too: [`stats`],
 //! [`units`], [`table`], [`plot`] and [`noise`].
 

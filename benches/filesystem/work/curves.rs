@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use plyfs::bench::units::KIB;
+use plyfs::bench::units::{KIB, size};
 
 use super::look::deep_stack;
 use super::{Row, Workload, find, row};
@@ -70,7 +70,8 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
 }
 
 fn point(workload: &str, short: &str, x: u64, curve: &'static str) -> Row {
-    let point = Row { point: Some((x, curve)), ..row(&format!("{workload}-{short}{x}")) };
+    let at = if short.is_empty() { x.to_string() } else { size(x).replace(' ', "") };
+    let point = Row { point: Some((x, curve)), ..row(&format!("{workload}-{short}{at}")) };
     if curve == FIRST { point.copies() } else { point }
 }
 
