@@ -13,7 +13,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use plyfs::rules::BranchIndex;
 use plyfs::rules::name::Name;
 use plyfs::union::inode_table::{Handed, InodeTable, NumberTaken};
-use plyfs::union::node::{Body, Node, NodeId, NodeState, Place, RealId};
+use plyfs::union::node::{Body, DirPart, Node, NodeId, NodeState, Place, RealId};
 use rustix::fs::FileType;
 
 /// The system's, counting.
@@ -95,7 +95,7 @@ impl Filled {
 }
 
 fn directory() -> Body {
-    Body::Dir([plyfs::union::node::DirPart { branch: BranchIndex(1), xattr_whiteouts: false }].into())
+    Body::Dir([DirPart { branch: BranchIndex(1), ..DirPart::NEW_IN_UPPER }].into())
 }
 
 fn state(place: Place, body: Body, ino: u64) -> NodeState {

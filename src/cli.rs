@@ -28,6 +28,7 @@ Examples:
   plyfs -o dirs=changes:image2:image1 none merged          (as AUFS has it)
   mount -t fuse.plyfs none merged -o lowerdir=/l,upperdir=/u,workdir=/w
   plyfs branches merged
+  plyfs stats merged
   plyfs umount merged
   plyfs bench --max-size 64MiB --svg copy-up.svg";
 
@@ -97,6 +98,13 @@ pub enum Command {
     /// Show the branches of a live mount, one PATH=rw or PATH=ro a line, topmost first
     #[command(after_long_help = EXIT_CODES)]
     Branches(BranchesArgs),
+
+    /// Show how many requests of each kind the kernel has sent to a live mount, one NAME COUNT a line
+    ///
+    /// Counted since it was mounted, by the names of the FUSE protocol. A workload that the kernel serves from
+    /// its caches sends none. FORGET counts nodes, which the kernel gives back in batches.
+    #[command(after_long_help = EXIT_CODES)]
+    Stats(StatsArgs),
 
     /// Measure what copy-up costs on this machine
     ///
@@ -184,6 +192,13 @@ pub struct BranchesArgs {
     pub mountpoint: PathBuf,
 }
 
+/// `plyfs stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Where the union is mounted
+    pub mountpoint: PathBuf,
+}
+
 /// `plyfs bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -234,11 +249,13 @@ mod tests {
                 Command::Mount(args) => args.line.words,
                 Command::Umount(_) => vec!["(umount)".into()],
                 Command::Branches(_) => vec!["(branches)".into()],
+                Command::Stats(_) => vec!["(stats)".into()],
                 Command::Bench(_) => vec!["(bench)".into()],
             }
         };
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
         assert_eq!(command("plyfs branches m"), ["(branches)"]);
+        assert_eq!(command("plyfs stats m"), ["(stats)"]);
         assert_eq!(command("plyfs bench"), ["(bench)"]);
         assert_eq!(command("plyfs mount m"), ["m"]);
         assert_eq!(command("plyfs -o lowerdir=a umount"), ["umount"]);

@@ -52,6 +52,11 @@ pub enum Error {
          are not inside a mounted union"
     )]
     NoWhiteouts(Errno),
+    /// The upper's filesystem lacks what no copy can do without.
+    #[error(
+        "the upper's filesystem {0}: take an upper and a workdir on one that does, as ext4, xfs, btrfs and tmpfs do"
+    )]
+    UnfitUpper(&'static str),
 }
 
 /// What the operations of the union return.
@@ -83,6 +88,7 @@ impl Error {
             Self::NoAttribute => Errno::NODATA,
             Self::AttributeExists => Errno::EXIST,
             Self::NoWhiteouts(errno) => *errno,
+            Self::UnfitUpper(_) => Errno::OPNOTSUPP,
         }
     }
 

@@ -50,15 +50,15 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             return Ok(mount::mount(&options, &warnings)?);
         }
         Command::Umount(args) => mount::umount(&args.mountpoint, args.lazy)?,
-        Command::Branches(args) => {
-            let list = mount::branches(&args.mountpoint)?;
-            std::io::stdout()
-                .write_all(&list)
-                .map_err(|error| MountError::Process { what: "stdout", error })?;
-        }
+        Command::Branches(args) => print(&mount::branches(&args.mountpoint)?)?,
+        Command::Stats(args) => print(&mount::messages(&args.mountpoint)?)?,
         Command::Bench(args) => bench::run(args)?,
     }
     Ok(Exit::Success.into())
+}
+
+fn print(text: &[u8]) -> Result<(), MountError> {
+    std::io::stdout().write_all(text).map_err(|error| MountError::Process { what: "stdout", error })
 }
 
 /// Warnings by default; RUST_LOG says it more finely than the options.

@@ -300,6 +300,28 @@ fn the_mount_table_says_what_was_asked_for() {
 }
 
 #[test]
+fn the_mount_can_say_which_messages_it_has_had() {
+    let stage = Stage::new();
+    stage.plyfs("-o lowerdir=l1,upperdir=u,workdir=w m").succeeds();
+    let said = || stage.plyfs("stats m").succeeds().out;
+    let count = |kind: &str| -> u64 {
+        let text = said();
+        let found = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '));
+        found.map_or(0, |count| count.parse().expect("a number"))
+    };
+    assert_eq!(count("MKDIR"), 0);
+    std::fs::create_dir(stage.path("m/new")).unwrap();
+    assert_eq!(count("MKDIR"), 1);
+    let lookups = count("LOOKUP");
+    assert!(stage.path("m/new").is_dir());
+    assert_eq!(count("LOOKUP"), lookups, "what the kernel knows it does not ask for");
+    let text = said();
+    assert!(text.lines().all(|line| line.split(' ').count() == 2), "{text}");
+    stage.plyfs("umount m").succeeds();
+    stage.plyfs("stats m").fails(3, &["m is not the mountpoint of a plyfs"]);
+}
+
+#[test]
 fn the_mount_can_say_its_branches() {
     let list = |stage: &Stage, names: &[&str]| -> String {
         names
@@ -630,7 +652,7 @@ fn the_daemon_ends_with_its_mount() {
     }
 }
 
-/// Trap 32: a daemon that unmounts its path when it ends takes its successor's mount away.
+/// A daemon that unmounts its path when it ends takes its successor's mount away.
 #[test]
 fn a_successors_mount_survives() {
     // With an upper, its lock lets one daemon wait for the other; without, they race.

@@ -44,6 +44,8 @@ thread_local! {
     /// The umask that this thread has now; None while it shares the process's.
     static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
     static FILE_CAPABILITIES: Cell<Option<FileCapabilities>> = const { Cell::new(None) };
+    /// Whether this thread lacks the capability, and so is treated as an ordinary user as it is.
+    static IS_UNPRIVILEGED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Lets threads that are started from now on take on other users and keep their capabilities.
@@ -112,18 +114,21 @@ fn set_umask(umask: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the disk's filesystem treat suid, sgid and file capabilities as for such a caller. A call only
+/// Makes the disk's filesystem treat suid, sgid and file capabilities as for such a caller. Two calls, and only
 /// if the last caller on this thread was of the other kind.
 ///
 /// # Errors
 /// Those of capset(2) but for EPERM: whoever lacks the capability is treated right as it is.
 pub fn set_file_capabilities(wanted: FileCapabilities) -> Result<()> {
-    if FILE_CAPABILITIES.get() == Some(wanted) {
+    if FILE_CAPABILITIES.get() == Some(wanted) || IS_UNPRIVILEGED.get() {
         return Ok(());
     }
     let mut sets = capabilities(None).call("capget")?;
-    let keep = wanted == FileCapabilities::Keep && sets.permitted.contains(CapabilitySet::FSETID);
-    sets.effective.set(CapabilitySet::FSETID, keep);
+    if !sets.permitted.contains(CapabilitySet::FSETID) {
+        IS_UNPRIVILEGED.set(true);
+        return Ok(());
+    }
+    sets.effective.set(CapabilitySet::FSETID, wanted == FileCapabilities::Keep);
     match set_capabilities(None, sets) {
         Ok(()) | Err(Errno::PERM) => {}
         Err(errno) => return Err(errno).call("capset"),

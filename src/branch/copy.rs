@@ -5,21 +5,61 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use parking_lot::Mutex;
 use rustix::fs::{self, SeekFrom};
 use rustix::io::{self, Errno};
 
-use super::sys::Context;
+use super::sys::{Context, Stat};
 use crate::error::{Error, Result};
 
-/// Copies `size` bytes of data from the beginning of one file to another, empty one.
-///
-/// # Errors
-/// Those of the calls that it takes. EIO if the source ends early: it must not change below us.
-pub fn copy_data(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
-    let (from, to) = (from.as_fd(), to.as_fd());
-    if size == 0 || fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
+/// Copies files to one filesystem, and remembers which others it cannot share blocks with.
+#[derive(Debug, Default)]
+pub struct Copier {
+    /// By device number.
+    shares_nothing: Mutex<Vec<u64>>,
+}
+
+impl Copier {
+    /// Copies the data of a file, of which `stat` speaks, to another, empty one.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes. EIO if the source ends early: it must not change below us.
+    pub fn copy_data(&self, from: impl AsFd, stat: &Stat, to: impl AsFd) -> Result<()> {
+        let (from, to) = (from.as_fd(), to.as_fd());
+        let size = stat.st_size as u64;
+        if size == 0 || self.share_blocks(from, stat.st_dev, to) {
+            return Ok(());
+        }
+        if size <= SMALL && stat.st_blocks as u64 * STAT_BLOCK >= size {
+            return copy_extent(from, to, 0, size);
+        }
+        copy_sparse(from, to, size)
     }
+
+    fn share_blocks(&self, from: BorrowedFd<'_>, device: u64, to: BorrowedFd<'_>) -> bool {
+        if self.shares_nothing.lock().contains(&device) {
+            return false;
+        }
+        match fs::ioctl_ficlone(to, from) {
+            Ok(()) => true,
+            // Neither will the next file's be shared.
+            Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY) => {
+                self.shares_nothing.lock().push(device);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Up to this size, in bytes, a file has no blocks but those of its data: it has no holes if they are enough. Asking
+/// for holes costs as much as copying the rest.
+const SMALL: u64 = 64 * 1024;
+
+/// The unit of `st_blocks`, in bytes.
+const STAT_BLOCK: u64 = 512;
+
+fn copy_sparse(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<()> {
     let mut offset = 0;
     while let Some((start, end)) = next_extent(from, offset, size)? {
         copy_extent(from, to, start, end)?;
@@ -114,9 +154,9 @@ mod tests {
 
     #[test]
     fn holes_stay_holes() {
-        let (from, size) = sparse();
+        let (from, _) = sparse();
         let to = tempfile::tempfile().unwrap();
-        copy_data(&from, &to, size).unwrap();
+        Copier::default().copy_data(&from, &fs::fstat(&from).unwrap(), &to).unwrap();
         same(&from, &to);
         assert!(to.metadata().unwrap().blocks() <= from.metadata().unwrap().blocks() + 64);
     }

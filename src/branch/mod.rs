@@ -8,6 +8,7 @@
 //! symbolic link, climb through `..` or run into `PATH_MAX`. What a lower hands out ([`Dir`],
 //! [`Object`]) has no method that changes anything: writing to a lower does not type-check.
 
+mod blank;
 mod caller;
 mod copy;
 mod lower;
@@ -16,7 +17,7 @@ mod sys;
 mod upper;
 
 pub use caller::{Caller, FileCapabilities, act_as, keep_capabilities, set_file_capabilities};
-pub use copy::copy_data;
+pub use copy::Copier;
 pub use lower::{Dir, DirEntry, Object};
 pub use staging::{Staged, Staging};
 pub use sys::{Stat, rdev, stat_type};

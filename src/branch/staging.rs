@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
+use super::blank::Blank;
 use super::upper::{UpperDir, UpperObject};
 use crate::error::Result;
 
@@ -21,6 +22,7 @@ pub struct Staging {
     dir: UpperDir,
     next: AtomicU64,
     has_unnamed: AtomicBool,
+    blank: Blank,
 }
 
 /// An entry that is not in the upper yet. Dropping it removes it.
@@ -51,7 +53,7 @@ impl Staging {
             Err(e) if e.is(Errno::NODATA) || e.is(Errno::OPNOTSUPP) => {}
             result => result?,
         }
-        Ok(Self { dir, next: AtomicU64::new(0), has_unnamed: AtomicBool::new(true) })
+        Ok(Self { dir, next: AtomicU64::new(0), has_unnamed: AtomicBool::new(true), blank: Blank::new() })
     }
 
     /// Removes the staging directory itself.
@@ -107,13 +109,26 @@ impl Staging {
         self.next.fetch_add(1, Ordering::Relaxed).to_string().into()
     }
 
-    /// A directory, for us alone until it takes on its original's mode.
+    /// Makes an empty file of mode 0644 in a directory of the upper, in one step: a marker. It is no error if
+    /// there is one already.
     ///
     /// # Errors
-    /// Those of mkdirat(2).
-    pub fn make_dir(&self, dir: &UpperDir, name: OsString) -> Result<Staged> {
+    /// Those of linkat(2) and mknodat(2) but for EEXIST.
+    pub fn make_marker(&self, dir: &UpperDir, name: &OsStr) -> Result<()> {
+        self.blank.make(&self.dir, || self.fresh_name(), dir, name)
+    }
+
+    /// A directory, for us alone until it takes on its original's mode, and the same to stage its children in.
+    ///
+    /// # Errors
+    /// Those of mkdirat(2) and openat(2).
+    pub fn make_dir(&self, dir: &UpperDir, name: OsString) -> Result<(Staged, UpperDir)> {
         dir.make_dir(&name, PRIVATE)?;
-        Ok(Staged::named(dir, name))
+        // Before it is opened: should that fail, it goes again.
+        let mut staged = Staged::named(dir, name.clone());
+        let inside = dir.open_upper_dir(&name)?;
+        staged.object = inside.upper_object();
+        Ok((staged, inside))
     }
 
     /// A symbolic link.
@@ -171,17 +186,6 @@ impl Staged {
     /// Leaves the entry where it is: it belongs to a staged directory from now on, and shares its fate.
     pub fn leave(mut self) {
         self.place = None;
-    }
-
-    /// The staged directory itself, to stage its children in.
-    ///
-    /// # Errors
-    /// Those of openat(2).
-    pub fn open_dir(&self) -> Result<UpperDir> {
-        match &self.place {
-            Some((stage, name)) => stage.open_upper_dir(name),
-            None => Err(crate::error::Error::Invalid),
-        }
     }
 }
 

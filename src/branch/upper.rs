@@ -14,7 +14,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::caller::{FileCapabilities, set_file_capabilities};
-use super::lower::{Dir, Object, open, proc_path};
+use super::lower::{Dir, Object, by_descriptor, open, proc_path};
 use super::sys::{Context, Stat};
 use crate::error::{Error, Result};
 
@@ -218,17 +218,6 @@ impl UpperDir {
         fs::renameat_with(self, name, other, other_name, RenameFlags::EXCHANGE).call("renameat2")
     }
 
-    /// Makes an empty file: a marker. It is no error if it is there already.
-    ///
-    /// # Errors
-    /// Those of mknodat(2) but for EEXIST.
-    pub fn make_marker(&self, name: &OsStr) -> Result<()> {
-        match self.make_node(name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0) {
-            Err(e) if e.is(Errno::EXIST) => Ok(()),
-            result => result,
-        }
-    }
-
     /// Removes a marker. It is no error if there is none.
     ///
     /// # Errors
@@ -245,8 +234,14 @@ impl UpperDir {
     /// # Errors
     /// Those of openat(2) and fsync(2).
     pub fn sync(&self) -> Result<()> {
-        let fd = open(self, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
-        fs::fsync(fd).call("fsync")
+        by_descriptor(
+            || fs::fsync(self),
+            || {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                fs::fsync(fs::openat(self, ".", flags, Mode::empty())?)
+            },
+        )
+        .call("fsync")
     }
 
     /// Waits until everything on the filesystem is on disk.
@@ -295,6 +290,21 @@ impl UpperObject {
         }
     }
 
+    /// Sets the length of a regular file, in bytes.
+    ///
+    /// # Errors
+    /// Those of openat(2) and ftruncate(2).
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        if let Object::Open(fd) = &self.0 {
+            match fs::ftruncate(fd, size) {
+                // An `O_PATH` descriptor, or one for reading only.
+                Err(Errno::BADF | Errno::INVAL) => {}
+                result => return result.call("ftruncate"),
+            }
+        }
+        fs::ftruncate(self.open_write()?, size).call("ftruncate")
+    }
+
     /// Sets the permission bits. Not for symbolic links, which have none.
     ///
     /// # Errors
@@ -306,7 +316,10 @@ impl UpperObject {
                 let fd = dir.open_path(name)?;
                 fs::chmod(&*proc_path(&fd, None), mode).call("chmod")
             }
-            Object::Open(fd) => fs::chmod(&*proc_path(fd, None), mode).call("chmod"),
+            Object::Open(fd) => {
+                by_descriptor(|| fs::fchmod(fd, mode), || fs::chmod(&*proc_path(fd, None), mode))
+                    .call("chmod")
+            }
         }
     }
 
@@ -330,7 +343,10 @@ impl UpperObject {
     pub fn set_times(&self, times: &Timestamps) -> Result<()> {
         match &self.0 {
             Object::At(dir, name) => fs::utimensat(dir, name.as_os_str(), times, AtFlags::SYMLINK_NOFOLLOW),
-            Object::Open(fd) => fs::utimensat(fs::CWD, &*proc_path(fd, None), times, AtFlags::empty()),
+            Object::Open(fd) => by_descriptor(
+                || fs::futimens(fd, times),
+                || fs::utimensat(fs::CWD, &*proc_path(fd, None), times, AtFlags::empty()),
+            ),
         }
         .call("utimensat")
     }
@@ -340,10 +356,12 @@ impl UpperObject {
     /// # Errors
     /// Those of setxattr(2).
     pub fn set_xattr(&self, key: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
-        let path = self.path();
         match &self.0 {
-            Object::At(..) => fs::lsetxattr(&*path, key, value, flags),
-            Object::Open(_) => fs::setxattr(&*path, key, value, flags),
+            Object::At(dir, name) => fs::lsetxattr(&*proc_path(dir, Some(name)), key, value, flags),
+            Object::Open(fd) => by_descriptor(
+                || fs::fsetxattr(fd, key, value, flags),
+                || fs::setxattr(&*proc_path(fd, None), key, value, flags),
+            ),
         }
         .call("setxattr")
     }
@@ -353,10 +371,11 @@ impl UpperObject {
     /// # Errors
     /// Those of removexattr(2).
     pub fn remove_xattr(&self, key: &OsStr) -> Result<()> {
-        let path = self.path();
         match &self.0 {
-            Object::At(..) => fs::lremovexattr(&*path, key),
-            Object::Open(_) => fs::removexattr(&*path, key),
+            Object::At(dir, name) => fs::lremovexattr(&*proc_path(dir, Some(name)), key),
+            Object::Open(fd) => {
+                by_descriptor(|| fs::fremovexattr(fd, key), || fs::removexattr(&*proc_path(fd, None), key))
+            }
         }
         .call("removexattr")
     }

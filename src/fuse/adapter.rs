@@ -15,18 +15,22 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FileType, SeekFrom, XattrFlags};
 
 use super::convert::{bare_attr, device_number, errno, file_attr, file_type, node, set_time};
+use super::messages::{Message, Messages};
 use crate::branch::{Caller, FileCapabilities};
 use crate::error::{Error, Result};
 use crate::rules::ids::IdMaps;
-use crate::union::{Changes, Looked, NewNode, NodeId, RenameMode, Union, Written};
+use crate::union::{Changes, Found, Looked, NewNode, NodeId, RenameMode, Union, Written};
+
+/// Tells which messages a mount has had: on its root, not listed.
+const MESSAGES: &str = "user.plyfs.messages";
 
 /// How long the kernel may remember what it was told.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -35,7 +39,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const GENERATION: Generation = Generation(0);
 
 /// What we ask of the kernel; all of it is optional.
-const WANTED: [InitFlags; 10] = [
+const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -44,7 +48,6 @@ const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_NO_OPEN_SUPPORT,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_ASYNC_DIO,
 ];
 
@@ -59,13 +62,14 @@ pub struct Adapter {
     union: Arc<Union>,
     ids: IdMaps,
     notifier: Arc<OnceLock<Notifier>>,
+    messages: Messages,
 }
 
 impl Adapter {
     /// An adapter in front of `union` that shows ids by `ids`.
     #[must_use]
     pub fn new(union: Arc<Union>, ids: IdMaps) -> Self {
-        Self { union, ids, notifier: Arc::default() }
+        Self { union, ids, notifier: Arc::default(), messages: Messages::default() }
     }
 
     /// Where the session's notifier goes once there is one.
@@ -85,6 +89,15 @@ impl Adapter {
             log::warn!("the kernel may show suid or sgid on node {} for a while: {e}", ino.0);
         }
         Ok(bytes)
+    }
+
+    /// A panic would end the event loop and with it the mount. The request's reply is dropped on the way,
+    /// which answers EIO.
+    fn serve(&self, message: Message, answer: impl FnOnce()) {
+        self.messages.count(message);
+        if catch_unwind(AssertUnwindSafe(answer)).is_err() {
+            log::error!("a request was given up; this is a defect of plyfs, please report it");
+        }
     }
 
     fn caller(&self, request: &Request, umask: u32) -> Result<Caller> {
@@ -130,14 +143,6 @@ fn empty(reply: ReplyEmpty, result: Result<()>) {
     }
 }
 
-/// A panic would end the event loop and with it the mount. The request's reply is dropped on the way,
-/// which answers EIO.
-fn guarded(answer: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(answer)).is_err() {
-        log::error!("a request was given up; this is a defect of plyfs, please report it");
-    }
-}
-
 /// Whether suid and sgid survive a change of the file's data by this user.
 fn capabilities_of(request: &Request) -> FileCapabilities {
     if request.uid() == 0 { FileCapabilities::Keep } else { FileCapabilities::Strip }
@@ -154,7 +159,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded(|| match self.union.lookup(node(parent), name) {
+        self.serve(Message::Lookup, || match self.union.lookup(node(parent), name) {
             Ok(Some(looked)) => self.entry(reply, Ok(looked)),
             // Number 0 says "there is nothing", and for how long that holds.
             Ok(None) => {
@@ -166,11 +171,11 @@ impl Filesystem for Adapter {
 
     /// fuser takes batches apart itself.
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        guarded(|| self.union.forget(node(ino), lookups));
+        self.serve(Message::Forget, || self.union.forget(node(ino), lookups));
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        guarded(|| match self.union.getattr(node(ino)) {
+        self.serve(Message::Getattr, || match self.union.getattr(node(ino)) {
             Ok(attr) => reply.attr(&DAY, &file_attr(&attr, &self.ids)),
             Err(e) => reply.error(errno(&e)),
         });
@@ -194,7 +199,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        guarded(|| {
+        self.serve(Message::Setattr, || {
             let changed = || {
                 let changes = Changes {
                     mode,
@@ -221,7 +226,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        guarded(|| match self.union.readlink(node(ino)) {
+        self.serve(Message::Readlink, || match self.union.readlink(node(ino)) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(e) => reply.error(errno(&e)),
         });
@@ -237,7 +242,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        guarded(|| {
+        self.serve(Message::Mknod, || {
             let new = NewNode::Other { mode, device: device_number(rdev) };
             self.entry(reply, self.make(request, umask, parent, name, new));
         });
@@ -252,19 +257,21 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        guarded(|| self.entry(reply, self.make(request, umask, parent, name, NewNode::Dir(mode))));
+        self.serve(Message::Mkdir, || {
+            self.entry(reply, self.make(request, umask, parent, name, NewNode::Dir(mode)))
+        });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| empty(reply, self.union.unlink(node(parent), name)));
+        self.serve(Message::Unlink, || empty(reply, self.union.unlink(node(parent), name)));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| empty(reply, self.union.rmdir(node(parent), name)));
+        self.serve(Message::Rmdir, || empty(reply, self.union.rmdir(node(parent), name)));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        guarded(|| {
+        self.serve(Message::Symlink, || {
             let new = NewNode::Symlink(target.as_os_str());
             self.entry(reply, self.make(request, 0, parent, name, new));
         });
@@ -280,7 +287,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.serve(Message::Rename, || {
             let mode = match flags {
                 f if f.is_empty() => RenameMode::Replace,
                 f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
@@ -300,15 +307,17 @@ impl Filesystem for Adapter {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        guarded(|| self.entry(reply, self.union.link(node(ino), node(new_parent), new_name)));
+        self.serve(Message::Link, || {
+            self.entry(reply, self.union.link(node(ino), node(new_parent), new_name))
+        });
     }
 
     fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
+        self.serve(Message::Open, || reply.error(Errno::ENOSYS));
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
+        self.serve(Message::Opendir, || reply.error(Errno::ENOSYS));
     }
 
     /// Without CREATE the kernel sends MKNOD, and then no RELEASE either.
@@ -322,7 +331,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        reply.error(Errno::ENOSYS);
+        self.serve(Message::Create, || reply.error(Errno::ENOSYS));
     }
 
     fn flush(
@@ -333,7 +342,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        self.serve(Message::Flush, || reply.error(Errno::ENOSYS));
     }
 
     fn read(
@@ -347,7 +356,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded(|| {
+        self.serve(Message::Read, || {
             READ_BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;
                 if buffer.len() < size {
@@ -373,7 +382,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded(|| {
+        self.serve(Message::Write, || {
             let capabilities = if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 FileCapabilities::Strip
             } else {
@@ -385,7 +394,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, _request: &Request, ino: INodeNo, _file: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        guarded(|| empty(reply, self.union.fsync(node(ino), data_only)));
+        self.serve(Message::Fsync, || empty(reply, self.union.fsync(node(ino), data_only)));
     }
 
     fn fsyncdir(
@@ -396,7 +405,7 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        guarded(|| empty(reply, self.union.fsync_dir(node(ino))));
+        self.serve(Message::Fsyncdir, || empty(reply, self.union.fsync_dir(node(ino))));
     }
 
     fn readdir(
@@ -407,7 +416,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        guarded(|| {
+        self.serve(Message::Readdir, || {
             let listed = self.union.readdir(node(ino), offset, |item| {
                 full(reply.add(INodeNo(item.id.0), item.cookie, file_type(item.kind), item.name))
             });
@@ -426,13 +435,18 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        guarded(|| {
+        self.serve(Message::Readdirplus, || {
             let listed = self.union.readdirplus(node(ino), offset, |item| {
-                let (attr, ttl) = match &item.looked {
-                    Ok(Looked { attr, name_is_stable }) => {
+                let (attr, ttl) = match &item.found {
+                    Found::Node(Looked { attr, name_is_stable }) => {
                         (file_attr(attr, &self.ids), if *name_is_stable { DAY } else { Duration::ZERO })
                     }
-                    Err(id) => (bare_attr(*id, FileType::Directory), Duration::ZERO),
+                    Found::Dot(id) => (bare_attr(*id, FileType::Directory), Duration::ZERO),
+                    // The kernel lists an entry of impossible size, and forgets its node at once. (Node 0 would say
+                    // the same, but the library writes one number for the node and the entry.)
+                    Found::Failing(id, kind) => {
+                        (FileAttr { size: u64::MAX, ..bare_attr(*id, *kind) }, Duration::ZERO)
+                    }
                 };
                 full(reply.add(attr.ino, item.cookie, item.name, &ttl, &attr, GENERATION))
             });
@@ -444,7 +458,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        guarded(|| match self.union.stat_fs() {
+        self.serve(Message::Statfs, || match self.union.stat_fs() {
             Ok(s) => reply.statfs(
                 s.f_blocks,
                 s.f_bfree,
@@ -469,7 +483,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.serve(Message::Setxattr, || {
             let flags = XattrFlags::from_bits_truncate(flags as u32);
             let set = |caller| self.union.setxattr(node(ino), name, value, flags, caller);
             empty(reply, self.caller(request, 0).and_then(set));
@@ -477,11 +491,18 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guarded(|| sized(reply, size, self.union.getxattr(node(ino), name)));
+        self.serve(Message::Getxattr, || {
+            let value = if ino == INodeNo::ROOT && name == MESSAGES {
+                Ok(self.messages.text().into_bytes())
+            } else {
+                self.union.getxattr(node(ino), name)
+            };
+            sized(reply, size, value);
+        });
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded(|| {
+        self.serve(Message::Listxattr, || {
             let list = self
                 .union
                 .listxattr(node(ino))
@@ -491,7 +512,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| empty(reply, self.union.removexattr(node(ino), name)));
+        self.serve(Message::Removexattr, || empty(reply, self.union.removexattr(node(ino), name)));
     }
 
     fn fallocate(
@@ -504,7 +525,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.serve(Message::Fallocate, || {
             let (id, capabilities) = (node(ino), capabilities_of(request));
             let result = self.union.fallocate(id, offset, length, mode as u32, capabilities);
             empty(reply, self.tell_of_mode(ino, result).map(|_| ()));
@@ -520,7 +541,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        guarded(|| {
+        self.serve(Message::Lseek, || {
             let to = match (whence, u64::try_from(offset)) {
                 (libc::SEEK_DATA, Ok(offset)) => SeekFrom::Data(offset),
                 (libc::SEEK_HOLE, Ok(offset)) => SeekFrom::Hole(offset),
@@ -547,7 +568,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        guarded(|| {
+        self.serve(Message::CopyFileRange, || {
             let (from, to) = ((node(ino_in), offset_in), (node(ino_out), offset_out));
             // The reply has 32 bits for the count.
             let length = usize::try_from(length.min(1 << 30)).unwrap_or(usize::MAX);

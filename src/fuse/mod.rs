@@ -5,5 +5,6 @@
 
 mod adapter;
 mod convert;
+mod messages;
 
 pub use adapter::Adapter;

@@ -259,9 +259,9 @@ pub enum MountError {
     /// The mount is gone, its daemon is not.
     #[error("unmounted, but the daemon still has upper {} in use: wait for it before the directory is used otherwise", .0.display())]
     Unfinished(PathBuf),
-    /// The mount does not say what its branches are.
-    #[error("the mount at {} does not tell its branches: {errno}", .path.display())]
-    NoBranches {
+    /// The mount does not say what it is asked about itself.
+    #[error("the mount at {} does not answer: {errno}", .path.display())]
+    TellsNothing {
         /// The mountpoint.
         path: PathBuf,
         /// What the kernel said.
@@ -289,7 +289,7 @@ impl MountError {
             | Self::DeadMount(_)
             | Self::MountpointUnreadable { .. }
             | Self::MountpointInside { .. }
-            | Self::Union(Error::NoWhiteouts(_))
+            | Self::Union(Error::NoWhiteouts(_) | Error::UnfitUpper(_))
             | Self::NotMounted(_) => Exit::Setup,
             Self::InUse(_) | Self::Busy(_) => Exit::InUse,
             Self::NoDevice(_) | Self::NoHelper(_) | Self::HelperRefused { .. } | Self::AllowOtherRefused => {
@@ -304,7 +304,7 @@ impl MountError {
             | Self::DaemonKilled(_)
             | Self::CannotUnmount { .. }
             | Self::Unfinished(_)
-            | Self::NoBranches { .. } => Exit::Failure,
+            | Self::TellsNothing { .. } => Exit::Failure,
         }
     }
 }

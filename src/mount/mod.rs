@@ -25,7 +25,7 @@ use log::{info, warn};
 use rustix::process::{Resource, Rlimit};
 
 pub use error::{Dir, EXIT_CODES, Exit, MountError, Role};
-pub use inspect::{BRANCHES_XATTR, branches};
+pub use inspect::{BRANCHES_XATTR, MESSAGES_XATTR, branches, messages};
 pub use unmount::umount;
 
 use crate::branch::BranchRoots;

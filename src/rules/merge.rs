@@ -5,7 +5,6 @@
 //! entry it saw gets every entry that was there all along exactly once, whatever came or went
 //! between, and nobody has to remember the listing for it.
 
-use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::BranchIndex;
@@ -99,72 +98,73 @@ impl<K> MergedListing<K> {
 pub const FIRST_COOKIE: u64 = 16;
 
 /// Builds a merged listing from the branches' own, topmost first.
+///
+/// The rows of all branches are sorted by name, so that what they say of one name stands together, from the
+/// top down: each name is hashed once, and one branch alone costs no more than sorting it.
 #[derive(Debug)]
 pub struct Merge<K> {
-    entries: HashMap<Name, Found<K>>,
-    hidden: HashSet<Name>,
+    rows: Vec<Row<K>>,
 }
 
+/// What a branch says of a name.
 #[derive(Debug)]
-struct Found<K> {
+struct Row<K> {
+    cookie: u64,
+    name: Name,
     branch: BranchIndex,
-    is_dir: bool,
-    merges: bool,
-    known: K,
+    says: Listed<K>,
 }
 
 impl<K> Default for Merge<K> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), hidden: HashSet::new() }
+        Self { rows: Vec::new() }
     }
 }
 
 impl<K> Merge<K> {
     /// Lays the listing of the next branch down under what is there.
     pub fn add(&mut self, branch: BranchIndex, listing: impl IntoIterator<Item = (Spelling, Listed<K>)>) {
-        // A whiteout hides the branches below its own, so it counts only from the next call on.
-        let mut hidden = Vec::new();
         for (spelling, listed) in listing {
-            let name = match (spelling, &listed) {
-                (Spelling::Whiteout(name), _) | (Spelling::Entry(name), Listed::Whiteout) => {
-                    hidden.push(name);
-                    continue;
-                }
-                (Spelling::Entry(name), _) => name,
-                (Spelling::Opaque | Spelling::Reserved, _) => continue,
+            let (name, says) = match spelling {
+                Spelling::Entry(name) => (name, listed),
+                Spelling::Whiteout(name) => (name, Listed::Whiteout),
+                Spelling::Opaque | Spelling::Reserved => continue,
             };
-            if self.hidden.contains(&name) {
-                continue;
-            }
-            let (is_dir, known) = match listed {
-                Listed::Dir(known) => (true, known),
-                Listed::Leaf(known) => (false, known),
-                Listed::Whiteout => continue,
-            };
-            if let Some(above) = self.entries.get_mut(&name) {
-                above.merges |= above.is_dir && is_dir;
-            } else {
-                self.entries.insert(name, Found { branch, is_dir, merges: false, known });
-            }
+            self.rows.push(Row { cookie: cookie(&name), name, branch, says });
         }
-        self.hidden.extend(hidden);
     }
 
     /// The merged listing, in the order of the cookies.
     #[must_use]
     pub fn finish(self) -> MergedListing<K> {
-        let mut entries: Vec<_> = self
-            .entries
-            .into_iter()
-            .map(|(name, found)| MergedEntry {
-                cookie: cookie(&name),
-                name,
-                branch: found.branch,
-                merges: found.merges,
-                known: found.known,
-            })
-            .collect();
-        entries.sort_unstable_by(|a, b| (a.cookie, &a.name).cmp(&(b.cookie, &b.name)));
+        let mut rows = self.rows;
+        // A whiteout comes after the entry beside it, which it does not hide.
+        let order = |row: &Row<K>| (row.branch, matches!(row.says, Listed::Whiteout));
+        rows.sort_unstable_by(|a, b| {
+            (a.cookie, &a.name).cmp(&(b.cookie, &b.name)).then_with(|| order(a).cmp(&order(b)))
+        });
+        let mut entries: Vec<MergedEntry<K>> = Vec::with_capacity(rows.len());
+        // The name that a whiteout has hidden last, and whether the last entry may still merge.
+        let mut hidden: Option<Name> = None;
+        let mut merging = false;
+        for Row { cookie, name, branch, says } in rows {
+            if hidden.as_ref() == Some(&name) {
+                continue;
+            }
+            match (says, entries.last_mut().filter(|above| above.name == name)) {
+                (Listed::Dir(_), Some(above)) => above.merges |= merging,
+                (Listed::Leaf(_) | Listed::Whiteout, Some(_)) => merging = false,
+                (Listed::Whiteout, None) => hidden = Some(name),
+                (Listed::Dir(known), None) => {
+                    merging = true;
+                    entries.push(MergedEntry { cookie, name, branch, merges: false, known });
+                }
+                (Listed::Leaf(known), None) => {
+                    merging = false;
+                    entries.push(MergedEntry { cookie, name, branch, merges: false, known });
+                }
+            }
+        }
         // Two names of one hash are as good as impossible, but an entry must not get lost over it.
         for i in 1..entries.len() {
             entries[i].cookie = entries[i].cookie.max(entries[i - 1].cookie + 1);
@@ -218,6 +218,16 @@ mod tests {
                 "a file over a directory does not",
                 &[&[("d", Leaf(()))], &[("d", Dir(()))]],
                 &[("d", 0, false)],
+            ),
+            (
+                "a file between two directories keeps them apart",
+                &[&[("d", Dir(()))], &[("d", Leaf(()))], &[("d", Dir(()))]],
+                &[("d", 0, false)],
+            ),
+            (
+                "a whiteout between two directories too",
+                &[&[("d", Dir(()))], &[(".wh.d", Leaf(())), ("e", Leaf(()))], &[("d", Dir(()))]],
+                &[("d", 0, false), ("e", 1, false)],
             ),
             ("a whiteout hides what is below", &[&[(".wh.f", Leaf(()))], &[("f", Leaf(()))]], &[]),
             ("a device 0:0 too", &[&[("f", Whiteout)], &[("f", Leaf(()))]], &[]),

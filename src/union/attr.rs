@@ -126,8 +126,7 @@ impl Union {
 }
 
 fn truncate(object: &UpperObject, size: u64) -> Result<()> {
-    let fd = object.open_write()?;
-    rustix::fs::ftruncate(&fd, size).map_err(|errno| Error::Sys { call: "ftruncate", errno })?;
+    object.truncate(size)?;
     // A file whose data was not worth copying up is empty already, which is no change to the disk.
     object.set_times(&times(None, Some(SetTime::Now)))
 }

@@ -11,10 +11,9 @@ use std::sync::Arc;
 
 use super::Union;
 use super::copy_up::{Copy, Data, entry_place};
-use super::execute::mark_opaque;
 use super::node::{Body, Held, Node, NodeId};
 use super::numbering::Numbering;
-use super::probe::{OpenPart, Seen};
+use super::probe::{OpenPart, Seen, open_children};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -100,7 +99,7 @@ impl Union {
             return Err(e);
         }
         if let Some(upper) = &top {
-            upper.keeping_times(|| mark_opaque(upper))?;
+            upper.keeping_times(|| self.mark_opaque(upper))?;
         }
         for (node, stat) in &work.in_place {
             self.settle_in_upper(node, stat, None, None);
@@ -165,7 +164,7 @@ impl Union {
         // A tree may be deeper than the stack: the directories that are being staged, from the top down.
         let mut way = vec![self.begin_dir(work, top, parts, place)?];
         // Inside an opaque directory nothing merges, so one marker does.
-        mark_opaque(&way[0].inside)?;
+        self.mark_opaque(&way[0].inside)?;
         loop {
             let last = way.len() - 1;
             let dir = &mut way[last];
@@ -197,8 +196,7 @@ impl Union {
         (into, name): (&UpperDir, &OsStr),
     ) -> Result<StagedDir> {
         work.hold(dir)?;
-        let staged = self.writable()?.staging.make_dir(into, name.to_owned())?;
-        let inside = staged.open_dir()?;
+        let (staged, inside) = self.writable()?.staging.make_dir(into, name.to_owned())?;
         let left = self.merged_names(dir, &parts)?;
         Ok(StagedDir { node: Arc::clone(dir), parts, staged, inside, left })
     }
@@ -207,7 +205,7 @@ impl Union {
     fn end_dir(&self, nodes: &mut Vec<Arrival>, dir: StagedDir) -> Result<Staged> {
         let StagedDir { node, parts, staged, inside, .. } = dir;
         let original = parts.first().ok_or(Refusal::NotFound)?.dir.object();
-        let Copy { staged, original, .. } = self.complete_copy(staged, &original, None)?;
+        let Copy { staged, original, .. } = self.complete_copy(staged, &original, original.stat()?, None)?;
         nodes.push(Arrival { node, original, copy: inside.stat_self()?, linked: None });
         Ok(staged)
     }
@@ -288,12 +286,6 @@ impl Union {
     /// The parts of a directory within the parts of its parent; none if it is not a directory. Unlike
     /// `open_parts` this takes no locks.
     pub(super) fn child_parts(&self, parent: &[OpenPart], name: &Name) -> Result<Vec<OpenPart>> {
-        let Seen::Dir { parts, .. } = self.see(parent, name)? else { return Ok(Vec::new()) };
-        let open = |part: super::node::DirPart| {
-            let above = parent.iter().find(|open| open.part.branch == part.branch);
-            let dir = above.ok_or(Error::Invalid)?.dir.open_dir(name.as_os_str())?;
-            Ok(OpenPart { part, dir })
-        };
-        parts.into_iter().map(open).collect()
+        open_children(parent, name, &self.see(parent, name)?)
     }
 }

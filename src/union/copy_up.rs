@@ -18,7 +18,7 @@ use super::caches::OpenFile;
 use super::node::{Body, DirPart, Node, NodeId, Place};
 use super::numbering::Numbering;
 use super::probe::is_private_xattr;
-use crate::branch::{Object, Staged, Stat, UpperDir, UpperObject, copy_data, stat_type};
+use crate::branch::{Object, Staged, Stat, UpperDir, UpperObject, stat_type};
 use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
 use crate::rules::name::Name;
@@ -94,9 +94,9 @@ impl Union {
     fn copy_up_one_dir(&self, dir: &Arc<Node>, change: Change<'_>) -> Result<()> {
         let upper = self.writable()?;
         let stage = upper.staging.dir();
-        let copy = self.with_object(dir, |original| {
-            let staged = upper.staging.make_dir(stage, upper.staging.fresh_name())?;
-            self.complete_copy(staged, original, None)
+        let (copy, inside) = self.with_object(dir, |original| {
+            let (staged, inside) = upper.staging.make_dir(stage, upper.staging.fresh_name())?;
+            Ok((self.complete_copy(staged, original, original.stat()?, None)?, inside))
         })?;
         change(copy.staged.object())?;
         if dir.is_gone() {
@@ -117,10 +117,11 @@ impl Union {
         }
         let (_, name) = entry_place(dir).ok_or(Refusal::NotFound)?;
         parent_dir.keeping_times(|| copy.staged.commit(&parent_dir, name.as_os_str()))?;
+        self.dirs.put_upper(dir, inside);
         let mut state = dir.state();
         if let Body::Dir(lowers) = &state.body {
-            let part = DirPart { branch: BranchIndex::UPPER, xattr_whiteouts: false };
-            state.body = Body::Dir(std::iter::once(part).chain(lowers.iter().copied()).collect());
+            let parts = std::iter::once(DirPart::NEW_IN_UPPER).chain(lowers.iter().copied());
+            state.body = Body::Dir(parts.collect());
         }
         drop(state);
         self.has_new_name(&parent);
@@ -251,10 +252,7 @@ impl Union {
         self.table.move_to(node, real);
         let body = match linked {
             Some(number) => Body::Linked(number),
-            None if node.kind == FileType::Directory => {
-                let part = DirPart { branch: BranchIndex::UPPER, xattr_whiteouts: false };
-                Body::Dir([part].into())
-            }
+            None if node.kind == FileType::Directory => Body::Dir([DirPart::NEW_IN_UPPER].into()),
             None => Body::Leaf(BranchIndex::UPPER),
         };
         node.state().body = body;
@@ -280,14 +278,14 @@ impl Union {
                     None => staging.file()?,
                 };
                 if data == Data::Whole && stat.st_size > 0 {
-                    copy_data(original.open_read()?, &file, stat.st_size as u64)?;
+                    self.copier.copy_data(original.open_read()?, &stat, &file)?;
                 }
                 (staged, Some(file))
             }
             FileType::Symlink => (staging.make_symlink(dir, named(), &original.read_link()?)?, None),
             kind => (staging.make_node(dir, named(), kind, stat.st_rdev)?, None),
         };
-        self.complete_copy(staged, original, file)
+        self.complete_copy(staged, original, stat, file)
     }
 
     /// Lets a staged entry take on what its original has besides data.
@@ -295,9 +293,9 @@ impl Union {
         &self,
         staged: Staged,
         original: &Object,
+        stat: Stat,
         file: Option<Arc<OwnedFd>>,
     ) -> Result<Copy> {
-        let stat = original.stat()?;
         staged.object().take_on(original, &stat, self.ownership(), |key| !is_private_xattr(key))?;
         Ok(Copy { staged, original: stat, file })
     }

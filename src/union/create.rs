@@ -43,10 +43,18 @@ impl Union {
             NewNode::Dir(_) => NewEntry::Dir,
             _ => NewEntry::Leaf,
         };
+        let sets_gid = match new {
+            NewNode::Dir(mode) | NewNode::Other { mode, .. } => {
+                Mode::from_raw_mode(mode).contains(Mode::SGID)
+            }
+            NewNode::Symlink(_) => false,
+        };
         let file = Cell::new(None);
         let create = |dir: &UpperDir, name: &OsStr| {
-            // The kernel has taken sgid away where this caller may not set it.
-            set_file_capabilities(FileCapabilities::Keep)?;
+            if sets_gid {
+                // The kernel has taken sgid away where this caller may not set it.
+                set_file_capabilities(FileCapabilities::Keep)?;
+            }
             act_as(caller, || match new {
                 NewNode::Dir(mode) => dir.make_dir(name, Mode::from_raw_mode(mode & 0o7777)),
                 NewNode::Symlink(target) => dir.make_symlink(name, target),

@@ -53,7 +53,7 @@ impl Union {
             Step::Whiteout(side) => {
                 let scene = stage.side(side)?;
                 let marker = scene.spot.name.whiteout().ok_or(Refusal::WhiteoutTooLong)?;
-                scene.upper()?.make_marker(marker.as_os_str())
+                self.writable()?.staging.make_marker(scene.upper()?, marker.as_os_str())
             }
             Step::ClearWhiteout(side) => {
                 let scene = stage.side(side)?;
@@ -72,7 +72,7 @@ impl Union {
                 let scene = stage.side(side)?;
                 let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
                 // Users see no change in a directory that is about to be moved.
-                dir.keeping_times(|| mark_opaque(&dir))
+                dir.keeping_times(|| self.mark_opaque(&dir))
             }
             Step::ClearMarkers(side) => {
                 let scene = stage.side(side)?;
@@ -100,6 +100,11 @@ impl Union {
         }
     }
 
+    /// Makes a directory of the upper opaque.
+    pub(super) fn mark_opaque(&self, dir: &UpperDir) -> Result<()> {
+        self.writable()?.staging.make_marker(dir, MarkerName::opaque().as_os_str())
+    }
+
     /// Removes every marker from a directory of the upper that shows nothing.
     fn clear_markers(&self, dir: &UpperDir) -> Result<()> {
         for entry in dir.list()? {
@@ -113,10 +118,6 @@ impl Union {
         }
         Ok(())
     }
-}
-
-pub(super) fn mark_opaque(dir: &UpperDir) -> Result<()> {
-    dir.make_marker(MarkerName::opaque().as_os_str())
 }
 
 fn clear_whiteout(dir: &UpperDir, name: &Name) -> Result<()> {

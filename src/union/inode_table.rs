@@ -120,8 +120,9 @@ impl InodeTable {
             known.real = real;
             if handed == Handed::ToKernel || matches!(known.place, Place::Gone(..)) {
                 known.gain(state.place);
-                // The parts of a directory that is known are known better. A file is where its name leads.
-                if kind != FileType::Directory {
+                // The parts of a directory that is known are known better, unless nobody could look into it. A file
+                // is where its name leads.
+                if kind != FileType::Directory || known.body.is_closed() {
                     known.body = state.body;
                 }
             }
@@ -147,6 +148,13 @@ impl InodeTable {
     #[must_use]
     pub fn number(&self, real: RealId, number: NodeId) -> NodeId {
         self.inner.lock().aliases.get(&real).copied().unwrap_or(number)
+    }
+
+    /// Counts a lookup of the node of that number, if the kernel knows it.
+    pub fn count(&self, id: NodeId) {
+        if let Some(slot) = self.inner.lock().slots.get_mut(&id) {
+            slot.lookups += 1;
+        }
     }
 
     /// Takes back `lookups` of a node. Returns it if that was the last, and it is forgotten.

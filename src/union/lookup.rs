@@ -23,7 +23,8 @@ pub struct Looked {
     /// The node's attributes.
     pub attr: Attr,
     /// Whether the kernel may remember that the name leads there. Not for one of several names of a lower
-    /// file: the name that is looked up before a write is the one that the copy gets.
+    /// file: the name that is looked up before a write is the one that the copy gets. Nor for a directory that
+    /// nobody can look into: what it shows once somebody can is to be found out then.
     pub name_is_stable: bool,
 }
 
@@ -78,23 +79,32 @@ impl Union {
         name: &Name,
         handed: Handed,
     ) -> Result<Option<(Arc<Node>, Looked)>> {
-        let mut taken = NumberTaken::Report;
-        loop {
+        let seen = self.see(parts, name)?;
+        self.meet(parent, parts, name, &seen, handed)
+    }
+
+    /// The node of what was just seen under a name. The caller has held the directory since.
+    pub(super) fn meet(
+        &self,
+        parent: &Arc<Node>,
+        parts: &[OpenPart],
+        name: &Name,
+        seen: &Seen,
+        handed: Handed,
+    ) -> Result<Option<(Arc<Node>, Looked)>> {
+        let Some(sketch) = self.sketch(parent, name, seen)? else { return Ok(None) };
+        let Some(found) = self.settle(sketch, handed, NumberTaken::Report) else {
             let seen = self.see(parts, name)?;
-            let opened = match &seen {
-                Seen::Dir { opened, .. } => opened.clone(),
-                _ => Vec::new(),
-            };
-            let Some(sketch) = self.sketch(parent, name, seen)? else { return Ok(None) };
-            if let Some(found) = self.settle(sketch, handed, taken) {
-                // What the kernel does not know will not be forgotten either.
-                for (branch, dir) in opened.into_iter().filter(|_| handed == Handed::ToKernel) {
-                    self.dirs.put_lower(&found.0, branch, dir);
-                }
-                return Ok(Some(found));
+            let Some(sketch) = self.sketch(parent, name, &seen)? else { return Ok(None) };
+            return Ok(self.settle(sketch, handed, NumberTaken::GiveAlias));
+        };
+        // What the kernel does not know will not be forgotten either.
+        if let (Seen::Dir { opened, .. }, Handed::ToKernel) = (seen, handed) {
+            for (branch, dir) in opened {
+                self.dirs.put_lower(&found.0, *branch, dir.clone());
             }
-            taken = NumberTaken::GiveAlias;
         }
+        Ok(Some(found))
     }
 
     fn settle(&self, sketch: Sketch, handed: Handed, taken: NumberTaken) -> Option<(Arc<Node>, Looked)> {
@@ -108,21 +118,21 @@ impl Union {
         Some((node, Looked { attr, name_is_stable }))
     }
 
-    fn sketch(&self, parent: &Arc<Node>, name: &Name, seen: Seen) -> Result<Option<Sketch>> {
+    fn sketch(&self, parent: &Arc<Node>, name: &Name, seen: &Seen) -> Result<Option<Sketch>> {
         let place = Place::Entry(Arc::clone(parent), name.clone());
         match seen {
             Seen::Absent => Ok(None),
-            Seen::Leaf { branch, stat } => self.sketch_leaf(place, branch, stat).map(Some),
+            Seen::Leaf { branch, stat } => self.sketch_leaf(place, *branch, *stat).map(Some),
             Seen::Dir { parts, stat, lower, .. } => {
-                let real = self.numbering.real(lower.as_ref().unwrap_or(&stat));
+                let real = self.numbering.real(lower.as_ref().unwrap_or(stat));
                 Ok(Some(Sketch {
                     number: self.number_of(real),
                     lower: None,
                     kind: FileType::Directory,
-                    links: dir_links(parts.len(), &stat),
-                    state: NodeState { place, other: None, body: Body::Dir(parts.into()), real },
-                    stat,
-                    name_is_stable: true,
+                    links: dir_links(parts.len(), stat),
+                    state: NodeState { place, other: None, body: Body::Dir(parts[..].into()), real },
+                    stat: *stat,
+                    name_is_stable: parts.iter().all(|part| !part.closed),
                 }))
             }
         }

@@ -42,7 +42,7 @@ pub use create::NewNode;
 pub use io::Written;
 pub use lookup::Looked;
 pub use node::NodeId;
-pub use readdir::{DirItem, PlusItem};
+pub use readdir::{DirItem, Found, PlusItem};
 pub use rename::RenameMode;
 
 use std::collections::HashSet;
@@ -50,9 +50,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{FileType, StatVfs};
+use rustix::fs::{FileType, Mode, StatVfs};
+use rustix::io::Errno;
 
-use crate::branch::{BranchRoot, BranchRoots, Dir, Ownership, Staging, UpperDir};
+use crate::branch::{BranchRoot, BranchRoots, Copier, Dir, Ownership, Staging, UpperDir};
 use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
 use crate::rules::name::Name;
@@ -87,6 +88,7 @@ pub struct Union {
     dirs: DirCache,
     files: FileCache,
     listings: ListingCache,
+    copier: Copier,
     rename: Mutex<()>,
     /// Branches whose root says that they hold whiteouts by attribute.
     xattr_branches: Vec<BranchIndex>,
@@ -128,7 +130,7 @@ impl Union {
                 numbering.real(&root.stat_self()?);
                 let work = UpperDir::root(roots.work.fd);
                 let staging = Staging::open(&work)?;
-                if let Err(e) = probe_whiteouts(&staging) {
+                if let Err(e) = probe(&staging) {
                     staging.close(&work)?;
                     return Err(e);
                 }
@@ -152,6 +154,7 @@ impl Union {
             dirs: DirCache::new(),
             files: FileCache::new(),
             listings: ListingCache::new(),
+            copier: Copier::default(),
             rename: Mutex::new(()),
             xattr_branches: Vec::new(),
             unsynced: Mutex::default(),
@@ -172,7 +175,9 @@ impl Union {
         let mut parts = Vec::new();
         for (branch, dir) in upper.into_iter().chain(lowers) {
             let markers = self.dir_markers(dir)?;
-            parts.push(DirPart { branch, xattr_whiteouts: markers.xattr_whiteouts });
+            let filesystem = self.numbering.real(&dir.stat_self()?).filesystem;
+            let xattr_whiteouts = markers.xattr_whiteouts;
+            parts.push(DirPart { branch, filesystem, xattr_whiteouts, closed: false });
             if markers.opaque {
                 break;
             }
@@ -229,11 +234,27 @@ impl Union {
     }
 }
 
-/// Makes and removes a whiteout on the upper's filesystem, in the workdir: better refused now than at the first
-/// deletion.
-fn probe_whiteouts(staging: &Staging) -> Result<()> {
+/// Makes and removes a whiteout on the upper's filesystem, in the workdir, and looks at what became of it: better
+/// refused now than at the first deletion, or than a private file that everybody can read once it was copied up.
+fn probe(staging: &Staging) -> Result<()> {
     let name = Name::new(&staging.fresh_name())?;
     let whiteout = name.whiteout().ok_or(Error::Invalid)?;
-    staging.dir().make_marker(whiteout.as_os_str()).map_err(|e| Error::NoWhiteouts(e.errno()))?;
-    staging.dir().remove_marker(whiteout.as_os_str())
+    let (dir, marker) = (staging.dir(), whiteout.as_os_str());
+    staging.make_marker(dir, marker).map_err(|e| match e.errno() {
+        Errno::INVAL => Error::NoWhiteouts(Errno::INVAL),
+        _ => e,
+    })?;
+    let folds_case = dir.stat(&marker.to_ascii_uppercase())?.is_some();
+    dir.remove_marker(marker)?;
+    if folds_case {
+        return Err(Error::UnfitUpper("does not tell upper case from lower case in names"));
+    }
+    let (file, _) = staging.file_at(dir, &staging.fresh_name())?;
+    let mode = Mode::RUSR | Mode::RGRP;
+    let keeps_modes =
+        file.object().chmod(mode).is_ok() && Mode::from_raw_mode(file.object().stat()?.st_mode) == mode;
+    if !keeps_modes {
+        return Err(Error::UnfitUpper("does not keep permission bits"));
+    }
+    Ok(())
 }

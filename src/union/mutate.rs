@@ -13,7 +13,7 @@ use super::Union;
 use super::copy_up::Data;
 use super::inode_table::Handed;
 use super::node::{Body, Held, Node, Place};
-use super::probe::{OpenPart, Seen};
+use super::probe::{OpenPart, Seen, open_children};
 use crate::branch::UpperDir;
 use crate::error::{Error, Result};
 use crate::rules::merge::Merge;
@@ -174,7 +174,7 @@ impl Union {
     /// Whether the directory that a scene shows is empty.
     pub(super) fn content(&self, scene: &Scene) -> Result<Content> {
         let mut merge = Merge::default();
-        for open in self.child_parts(&scene.parts, &scene.spot.name)? {
+        for open in open_children(&scene.parts, &scene.spot.name, &scene.seen)? {
             merge.add(open.part.branch, self.list_part(&open)?);
         }
         Ok(if merge.finish().is_empty() { Content::Empty } else { Content::Occupied })
@@ -182,13 +182,15 @@ impl Union {
 
     /// The node that a scene shows, as the table knows it.
     pub(super) fn node_at(&self, scene: &Scene) -> Result<Option<Arc<Node>>> {
-        self.peek(&scene.spot.dir, &scene.parts, &scene.spot.name)
+        let Scene { spot: Spot { dir, name }, parts, seen, .. } = scene;
+        Ok(self.meet(dir, parts, name, seen, Handed::ToUs)?.map(|(node, _)| node))
     }
 
-    /// The node that was just made, for the kernel.
+    /// The node that was just made, for the kernel. It is in the upper, and a directory merges with nothing.
     pub(super) fn look_at_new(&self, scene: &Scene) -> Result<(Arc<Node>, super::Looked)> {
         let Spot { dir, name } = &scene.spot;
-        let found = self.look(dir, &scene.parts, name, Handed::ToKernel)?;
+        let upper = scene.parts.partition_point(|open| open.part.branch.is_upper());
+        let found = self.look(dir, &scene.parts[..upper], name, Handed::ToKernel)?;
         found.ok_or_else(|| Refusal::NotFound.into())
     }
 }

@@ -174,6 +174,12 @@ impl Body {
             Self::Linked(_) => true,
         }
     }
+
+    /// Whether it is a directory that nobody could look into when it was found.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Dir(parts) if parts.iter().any(|part| part.closed))
+    }
 }
 
 /// One branch's part of a merged directory.
@@ -181,8 +187,19 @@ impl Body {
 pub struct DirPart {
     /// The branch.
     pub branch: BranchIndex,
+    /// The filesystem that it is on, see [`RealId::filesystem`].
+    pub filesystem: u16,
     /// Whether empty files in it may be whiteouts by their attributes (`overlay.opaque=x`).
     pub xattr_whiteouts: bool,
+    /// Whether nobody could look into it, for its markers neither. Then it is the last part: what lies below
+    /// shows once somebody can.
+    pub closed: bool,
+}
+
+impl DirPart {
+    /// That of a directory which was just made in the upper: on the first filesystem, and without markers.
+    pub const NEW_IN_UPPER: Self =
+        Self { branch: BranchIndex::UPPER, filesystem: 0, xattr_whiteouts: false, closed: false };
 }
 
 impl Node {

@@ -102,6 +102,10 @@ impl Union {
             if let Some(pin) = self.files.pinned(node.id) {
                 return with(&UpperObject::opened(pin)).map(Some);
             }
+            // What is open for writing is the upper's.
+            if let Some(open) = self.files.get(node.id).filter(|open| open.writable) {
+                return with(&UpperObject::opened(open.fd)).map(Some);
+            }
             let body = node.state().body.clone();
             match body {
                 _ if !body.is_in_upper() => return Ok(None),
@@ -123,6 +127,9 @@ impl Union {
     fn fixed_object(&self, node: &Arc<Node>) -> Result<Option<Object>> {
         if let Some(pin) = self.files.pinned(node.id) {
             return Ok(Some(Object::Open(pin)));
+        }
+        if let Some(open) = self.files.get(node.id) {
+            return Ok(Some(Object::Open(open.fd)));
         }
         let body = node.state().body.clone();
         match body {

@@ -11,8 +11,9 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::node::DirPart;
+use super::numbering::Numbering;
 use crate::branch::{Dir, Stat, stat_type};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
 use crate::rules::name::{MarkerName, Name};
 use crate::rules::resolve::{Entry, EntryStack, Found, Resolution, Resolver};
@@ -58,6 +59,7 @@ struct Word {
     stat: Option<Stat>,
     opened: Option<Dir>,
     xattr_whiteouts: bool,
+    closed: bool,
 }
 
 /// How much is asked of a branch.
@@ -65,6 +67,9 @@ struct Word {
 enum Ask {
     /// Whether there is something: no branch below has a say, so markers say nothing.
     Existence,
+    /// Also the markers that hide the branches below, of a directory that can be looked into. One that cannot be
+    /// shows, with its attributes, as it would on a disk.
+    Show,
     /// Also the markers that hide the branches below.
     Markers,
     /// Also a whiteout beside a non-directory, which hides nothing that it does not hide itself.
@@ -87,8 +92,8 @@ pub(super) fn is_private_xattr(key: &OsStr) -> bool {
 impl Union {
     /// What users see under `name` in the directory of these parts. Asks no branch more than is needed.
     pub(super) fn see(&self, dir: &[OpenPart], name: &Name) -> Result<Seen> {
-        let (resolution, words) = self.hear(dir, name, Ask::Markers)?;
-        Ok(seen(&resolution, words))
+        let (resolution, words) = self.hear(dir, name, Ask::Show)?;
+        Ok(seen(&self.numbering, &resolution, words))
     }
 
     /// What the branches say of `name`, as a mutation needs to know it, and what users see.
@@ -104,7 +109,7 @@ impl Union {
         let (resolution, lower_words) = self.hear(lowers, name, Ask::Markers)?;
         stack.lowers = resolution;
         words.extend(lower_words);
-        let seen = seen(&stack.visible(), words);
+        let seen = seen(&self.numbering, &stack.visible(), words);
         Ok((stack, seen))
     }
 
@@ -141,17 +146,22 @@ impl Union {
             return Ok(Word { entry, stat: Some(stat), ..Word::default() });
         }
         let (mut markers, mut opened, mut whiteout) = (DirMarkers::default(), None, false);
+        let mut closed = false;
         if ask != Ask::Existence {
             let child = dir.open_dir(name.as_os_str())?;
-            markers = self.dir_markers(&child)?;
+            match self.dir_markers(&child) {
+                Err(e) if ask == Ask::Show && e.is(Errno::ACCESS) => closed = true,
+                read => markers = read?,
+            }
             opened = Some(child);
             whiteout = has_whiteout(dir, name)?;
         }
         Ok(Word {
-            entry: Entry { found: Some(Found::Dir { opaque: markers.opaque }), whiteout },
+            entry: Entry { found: Some(Found::Dir { opaque: markers.opaque || closed }), whiteout },
             stat: Some(stat),
             opened,
             xattr_whiteouts: markers.xattr_whiteouts,
+            closed,
         })
     }
 
@@ -190,8 +200,8 @@ impl Union {
                     match object.get_xattr(&OsString::from(key)) {
                         Ok(Some(_)) => return Ok(true),
                         Ok(None) => {}
-                        // The filesystem has no such attributes, or shows them to root only.
-                        Err(e) if e.is(Errno::OPNOTSUPP) || e.is(Errno::PERM) => {}
+                        // The filesystem shows such attributes to root only.
+                        Err(e) if e.is(Errno::PERM) => {}
                         Err(e) => return Err(e),
                     }
                 }
@@ -208,7 +218,7 @@ impl Union {
 }
 
 /// Puts together what users see from what the branches said.
-fn seen(resolution: &Resolution, mut words: Words) -> Seen {
+fn seen(numbering: &Numbering, resolution: &Resolution, mut words: Words) -> Seen {
     match resolution {
         Resolution::Absent => Seen::Absent,
         Resolution::Leaf(branch) => {
@@ -223,10 +233,12 @@ fn seen(resolution: &Resolution, mut words: Words) -> Seen {
             let Some(stat) = words.first().and_then(|(_, word)| word.stat) else {
                 return Seen::Absent;
             };
-            let parts = words
-                .iter()
-                .map(|(b, w)| DirPart { branch: *b, xattr_whiteouts: w.xattr_whiteouts })
-                .collect();
+            let part = |(branch, word): &(BranchIndex, Word)| {
+                let filesystem = numbering.real(word.stat.as_ref()?).filesystem;
+                let Word { xattr_whiteouts, closed, .. } = *word;
+                Some(DirPart { branch: *branch, filesystem, xattr_whiteouts, closed })
+            };
+            let parts = words.iter().filter_map(part).collect();
             let opened = words
                 .into_iter()
                 .filter(|(branch, _)| !branch.is_upper())
@@ -235,6 +247,20 @@ fn seen(resolution: &Resolution, mut words: Words) -> Seen {
             Seen::Dir { parts, stat, lower, opened }
         }
     }
+}
+
+/// The parts of a directory that was seen within the parts of its parent; none if it is not a directory.
+pub(super) fn open_children(parent: &[OpenPart], name: &Name, seen: &Seen) -> Result<Vec<OpenPart>> {
+    let Seen::Dir { parts, opened, .. } = seen else { return Ok(Vec::new()) };
+    let open = |part: &DirPart| {
+        if let Some((_, dir)) = opened.iter().find(|(branch, _)| *branch == part.branch) {
+            return Ok(OpenPart { part: *part, dir: dir.clone() });
+        }
+        let above = parent.iter().find(|open| open.part.branch == part.branch);
+        let dir = above.ok_or(Error::Invalid)?.dir.open_dir(name.as_os_str())?;
+        Ok(OpenPart { part: *part, dir })
+    };
+    parts.iter().map(open).collect()
 }
 
 fn has_whiteout(dir: &Dir, name: &Name) -> Result<bool> {

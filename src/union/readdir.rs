@@ -49,8 +49,20 @@ pub struct PlusItem<'a> {
     pub cookie: u64,
     /// Its name.
     pub name: &'a std::ffi::OsStr,
-    /// The node, counted as looked up; None for `.` and `..`, which only have a number.
-    pub looked: Result<Looked, NodeId>,
+    /// What is known of it.
+    pub found: Found,
+}
+
+/// What readdirplus says of an entry.
+#[derive(Debug)]
+pub enum Found {
+    /// `.` or `..`, which only has a number.
+    Dot(NodeId),
+    /// The node, counted as looked up.
+    Node(Looked),
+    /// An entry that is there and cannot be looked up: what a listing knows of it. Counted, so that the kernel can
+    /// drop it at once.
+    Failing(NodeId, FileType),
 }
 
 const DOT: u64 = 1;
@@ -79,15 +91,16 @@ impl Union {
         }
         let (parts, _held) = self.hold_open(&dir)?;
         let listing = self.listing(&dir, &parts)?;
-        for entry in listing.after(cookie) {
-            let Some(id) = self.listed_id(&dir, &parts, entry)? else { continue };
+        let left = listing.after(cookie);
+        self.forget_if_read(&dir, left);
+        for entry in left {
+            let Some(id) = self.listed_id(&dir, &parts, entry) else { continue };
             let Known { kind, .. } = entry.known;
             let name = entry.name.as_os_str();
             if take(DirItem { id, cookie: entry.cookie, kind, name }).is_break() {
                 return Ok(());
             }
         }
-        self.listings.forget(dir.id);
         Ok(())
     }
 
@@ -103,7 +116,7 @@ impl Union {
     ) -> Result<()> {
         let dir = self.table.get(id)?;
         for (at, name, id) in dots(&dir) {
-            let item = PlusItem { cookie: at, name: name.as_ref(), looked: Err(id) };
+            let item = PlusItem { cookie: at, name: name.as_ref(), found: Found::Dot(id) };
             if at > cookie && take(&item).is_break() {
                 return Ok(());
             }
@@ -113,17 +126,35 @@ impl Union {
         }
         let (parts, _held) = self.hold_open(&dir)?;
         let listing = self.listing(&dir, &parts)?;
-        for entry in listing.after(cookie) {
-            let Some(looked) = self.look_at_listed(&dir, &parts, entry)? else { continue };
-            let id = looked.attr.id;
+        let left = listing.after(cookie);
+        self.forget_if_read(&dir, left);
+        for entry in left {
+            let (id, found) = match self.look_at_listed(&dir, &parts, entry) {
+                Ok(None) => continue,
+                Ok(Some(looked)) => (looked.attr.id, Found::Node(looked)),
+                // It is no reason to hide the others. Whoever asks for this one gets the error.
+                Err(e) => {
+                    log::debug!("{} cannot be looked up: {e}", entry.name.as_os_str().display());
+                    let id = self.known_id(entry);
+                    self.table.count(id);
+                    (id, Found::Failing(id, entry.known.kind))
+                }
+            };
             let name = entry.name.as_os_str();
-            if take(&PlusItem { cookie: entry.cookie, name, looked: Ok(looked) }).is_break() {
+            if take(&PlusItem { cookie: entry.cookie, name, found }).is_break() {
                 self.forget(id, 1);
                 return Ok(());
             }
         }
-        self.listings.forget(dir.id);
         Ok(())
+    }
+
+    /// Whoever has everything asks once more, and is told that nothing is left: then the listing is not needed
+    /// any more.
+    fn forget_if_read(&self, dir: &Node, left: &[MergedEntry<Known>]) {
+        if left.is_empty() {
+            self.listings.forget(dir.id);
+        }
     }
 
     /// The merged listing. The caller holds the directory, so that it cannot change under the merge.
@@ -162,51 +193,55 @@ impl Union {
     }
 
     pub(super) fn list_part(&self, open: &OpenPart) -> Result<Vec<(Spelling, Listed<Known>)>> {
-        let device = open.dir.stat_self()?.st_dev;
+        let OpenPart { part, dir } = open;
         let mut listing = Vec::new();
-        for entry in open.dir.list()? {
-            let spelling = Spelling::of(&entry.name);
-            let mut kind = entry.kind;
-            if let Spelling::Entry(name) = &spelling {
-                let tells = match kind {
-                    FileType::Unknown => false,
-                    FileType::CharacterDevice => !self.reads_devices(open.part.branch),
-                    FileType::RegularFile => !open.part.xattr_whiteouts,
-                    _ => true,
-                };
-                if !tells {
-                    // Gone since it was listed: as if it had not been.
-                    let Some(stat) = open.dir.stat(name.as_os_str())? else { continue };
-                    kind = stat_type(&stat);
-                    if self.is_whiteout_inode(open.part, &open.dir, name, &stat)? {
-                        listing.push((spelling, Listed::Whiteout));
-                        continue;
-                    }
-                }
-            }
-            let known = Known { kind, real: self.numbering.real_of(device, entry.ino) };
-            let listed = match kind {
-                FileType::Directory => Listed::Dir(known),
-                _ => Listed::Leaf(known),
+        // Names whose type does not tell whether they are whiteouts.
+        let mut unclear = Vec::new();
+        dir.each(|name, kind, ino| {
+            let spelling = Spelling::of(name);
+            let tells = match kind {
+                FileType::Unknown => false,
+                FileType::CharacterDevice => !self.reads_devices(part.branch),
+                FileType::RegularFile => !part.xattr_whiteouts,
+                _ => true,
             };
-            listing.push((spelling, listed));
+            let known = Known { kind, real: RealId { filesystem: part.filesystem, ino } };
+            match spelling {
+                Spelling::Entry(name) if !tells => unclear.push((name, known)),
+                spelling => listing.push((spelling, listed(known))),
+            }
+        })?;
+        for (name, known) in unclear {
+            // Gone since it was listed: as if it had not been.
+            let Some(stat) = dir.stat(name.as_os_str())? else { continue };
+            let known = Known { kind: stat_type(&stat), ..known };
+            let says = if self.is_whiteout_inode(*part, dir, &name, &stat)? {
+                Listed::Whiteout
+            } else {
+                listed(known)
+            };
+            listing.push((Spelling::Entry(name), says));
         }
         Ok(listing)
     }
 
     /// The number of a listed entry: the same that a lookup would give.
-    fn listed_id(
-        &self,
-        dir: &Arc<Node>,
-        parts: &[OpenPart],
-        entry: &MergedEntry<Known>,
-    ) -> Result<Option<NodeId>> {
+    fn listed_id(&self, dir: &Arc<Node>, parts: &[OpenPart], entry: &MergedEntry<Known>) -> Option<NodeId> {
         if entry.merges {
             // Only the markers tell which lower gives it its number.
-            return Ok(self.peek(dir, parts, &entry.name)?.map(|node| node.id));
+            match self.peek(dir, parts, &entry.name) {
+                Ok(node) => return node.map(|node| node.id),
+                // It is no reason to hide the others.
+                Err(e) => log::debug!("{} cannot be looked up: {e}", entry.name.as_os_str().display()),
+            }
         }
+        Some(self.known_id(entry))
+    }
+
+    /// The number of an entry by what its branch's listing says.
+    fn known_id(&self, entry: &MergedEntry<Known>) -> NodeId {
         let real = entry.known.real;
-        Ok(Some(self.table.number(real, self.number_of(real))))
+        self.table.number(real, self.number_of(real))
     }
 
     fn look_at_listed(
@@ -224,6 +259,10 @@ impl Union {
         let found = self.look(dir, parts, &entry.name, Handed::ToKernel)?;
         Ok(found.map(|(_, looked)| looked))
     }
+}
+
+fn listed(known: Known) -> Listed<Known> {
+    if known.kind == FileType::Directory { Listed::Dir(known) } else { Listed::Leaf(known) }
 }
 
 fn dots(dir: &Node) -> [(u64, &'static str, NodeId); 2] {

@@ -93,6 +93,20 @@ impl Folder {
     pub(crate) fn dir(self, name: Name, folder: Self) -> Self {
         self.with(name, Entry::Folder(folder))
     }
+
+    pub(crate) fn gone(mut self, name: Name, how: Whiteout) -> Self {
+        self.whiteouts.insert(name, how);
+        self
+    }
+
+    pub(crate) fn opaque(self, how: Opaque) -> Self {
+        Self { opaque: Some(how), ..self }
+    }
+
+    /// Nothing is in it, not even a marker.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.opaque.is_none() && self.whiteouts.is_empty() && self.entries.is_empty()
+    }
 }
 
 /// One line an entry.

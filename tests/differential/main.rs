@@ -14,6 +14,7 @@ mod mounted;
 mod name;
 mod op;
 mod play;
+mod programs;
 mod regressions;
 mod sequence;
 mod stacks;
@@ -28,6 +29,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 
 /// Enough for every run of `cargo test`.
 const CASES: u32 = 60;
+/// How many random cases go with a program of three words over each stack.
+const CASES_A_TRIPLE: u32 = 6;
 
 #[test]
 fn a_mount_behaves_as_a_plain_directory() {
@@ -37,6 +40,15 @@ fn a_mount_behaves_as_a_plain_directory() {
 #[test]
 fn a_stack_shows_what_it_flattens_to() {
     search(stacks::any_stack, stacks::check);
+}
+
+#[test]
+fn whatever_two_or_three_operations_leave_behind_the_next_mount_shows() {
+    let cases = number("PLYFS_DIFFERENTIAL_CASES").unwrap_or(CASES);
+    let extent = programs::Extent { triples: (cases / CASES_A_TRIPLE) as usize, thorough: cases > CASES };
+    if let Err(why) = programs::check(extent, &seed()) {
+        panic!("{why}");
+    }
 }
 
 fn search<S, C>(cases: fn() -> S, check: fn(&C) -> Result<(), String>)
@@ -51,8 +63,7 @@ where
             failure_persistence: None,
             ..Config::default()
         };
-        let seed = [number("PLYFS_DIFFERENTIAL_SEED").unwrap_or(0).to_le_bytes(); 8].concat();
-        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed());
         let found = TestRunner::new_with_rng(config, rng)
             .run(&cases(), |case| check(&case).map_err(TestCaseError::fail));
         match found {
@@ -75,6 +86,10 @@ where
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn seed() -> Vec<u8> {
+    [number("PLYFS_DIFFERENTIAL_SEED").unwrap_or(0).to_le_bytes(); 8].concat()
 }
 
 fn number(variable: &str) -> Option<u32> {

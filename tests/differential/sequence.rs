@@ -128,8 +128,8 @@ impl Game {
 
     fn step(&mut self, step: &Step, i: usize) -> Result<(), String> {
         match step.op {
-            Op::Compare => return self.compare(),
-            Op::Remount => return self.remount(),
+            Op::Compare => return self.compare().map(drop),
+            Op::Remount => return self.remount().map(drop),
             _ => {}
         }
         let seed = i as u8;
@@ -142,8 +142,8 @@ impl Game {
         if answer == expected { Ok(()) } else { Err(format!("\n   plain {expected:?}\n   union {answer:?}")) }
     }
 
-    /// The two trees are one, and every inode still has its number.
-    fn compare(&mut self) -> Result<(), String> {
+    /// The two trees are one, and every inode still has its number. Returns what the mount shows.
+    fn compare(&mut self) -> Result<Tree, String> {
         let union = Tree::of(&self.union.root, &self.union.clock)?;
         let plain = Tree::of(&self.plain.root, &self.plain.clock)?;
         same(&plain, &union, ("plain", "union"))?;
@@ -159,10 +159,10 @@ impl Game {
         if shown.len() != real.len() {
             return Err("two files have one st_ino".into());
         }
-        Ok(())
+        Ok(union)
     }
 
-    fn remount(&mut self) -> Result<(), String> {
+    fn remount(&mut self) -> Result<Tree, String> {
         self.compare()?;
         self.union.close_all();
         self.plain.close_all();
@@ -172,8 +172,7 @@ impl Game {
     }
 
     fn end(mut self) -> Result<(), String> {
-        self.remount()?;
-        let shown = Tree::of(&self.union.root, &self.union.clock)?;
+        let shown = self.remount()?;
         self.mounted.take().expect("mounted").end();
         for (lower, before) in self.lowers.iter().zip(&self.lowers_before) {
             if fingerprint(lower) != *before {

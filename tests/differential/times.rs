@@ -56,13 +56,10 @@ impl Clock {
     }
 
     pub(crate) fn when(&self, time: Instant) -> When {
-        let may_be = |(before, after): &(Instant, Instant)| *before <= time && time <= *after;
-        let first = self.operations.iter().position(may_be);
-        let last = self.operations.iter().rposition(may_be);
-        match (first, last) {
-            (Some(first), Some(last)) => When::Within { first, last },
-            _ => When::Exactly(time),
-        }
+        // They are in order, and may be many.
+        let first = self.operations.partition_point(|(_, after)| *after < time);
+        let begun = self.operations.partition_point(|(before, _)| *before <= time);
+        if first < begun { When::Within { first, last: begun - 1 } } else { When::Exactly(time) }
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::common::{Union, exists, names, overwrite, refused, stat, temp_dir, text};
@@ -183,6 +183,25 @@ mod deeper_than_any_path {
         assert_eq!(read(bottom(&union.upper("old"))), "UPwer", "copied up whole");
         fs::remove_dir_all(union.at("old")).unwrap();
         assert_eq!(union.in_upper(), [".wh.old"]);
+    }
+
+    #[test]
+    fn a_lower_file_is_removed_and_a_whole_lower_tree_moves() {
+        let place = temp_dir();
+        let lower = place.path().join("lower");
+        for top in ["old", "gone"] {
+            write(dig(&lower.join(top)), "lower");
+        }
+        let mut union = Union::builder().lower_at(lower).mount();
+        unlinkat(bottom(&union.at("gone")), "f", AtFlags::empty()).unwrap();
+        fs::rename(union.at("old"), union.at("new")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(read(bottom(&union.at("new"))), "lower");
+            let gone = openat(bottom(&union.at("gone")), "f", OFlags::RDONLY, Mode::empty());
+            refused(gone, Errno::NOENT);
+            statat(bottom(&union.upper("gone")), ".wh.f", AtFlags::empty()).unwrap();
+            union.remount();
+        }
     }
 }
 

@@ -3,12 +3,14 @@
 mod common;
 
 mod acl;
+mod across_copy_up;
 mod copy_file_range;
 mod copy_up;
 mod cost;
 mod create;
 mod fallocate;
 mod fsync;
+mod full_disk;
 mod hard_links;
 mod id_mapping;
 mod inode_numbers;
@@ -19,6 +21,8 @@ mod markers;
 mod mkdir;
 mod mknod;
 mod mmap;
+mod names;
+mod odd_disks;
 mod open_handles;
 mod permissions;
 mod read;

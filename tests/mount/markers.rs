@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use rustix::io::Errno;
 
 use crate::common::{Branch, Union, exists, names, needs_root, refused, stat, text};
@@ -248,6 +248,15 @@ fn no_name_that_begins_like_a_marker_can_be_made() {
         refused(fs::hard_link(union.at("mine"), &at), Errno::INVAL);
         refused(fs::rename(union.at("mine"), &at), Errno::INVAL);
         refused(fs::rename(union.at("my_dir"), &at), Errno::INVAL);
+        refused(fs::hard_link(union.at("foo"), &at), Errno::INVAL);
+        refused(fs::rename(union.at("d"), &at), Errno::INVAL);
+        for flags in [RenameFlags::NOREPLACE, RenameFlags::WHITEOUT] {
+            refused(renameat_with(CWD, union.at("foo"), CWD, &at, flags), Errno::INVAL);
+        }
+        // There is nothing that could change places.
+        for (one, other) in [(union.at("mine"), at.clone()), (at.clone(), union.at("my_dir"))] {
+            refused(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE), Errno::NOENT);
+        }
         refused(fs::metadata(&at), Errno::NOENT);
     }
     assert_eq!(text(union.at("foo")), "victim");

@@ -175,6 +175,23 @@ fn an_ordinary_user_can_write_the_read_only_file_that_he_just_made() {
     assert_eq!(stat(union.upper("d/f")).uid(), ALICE);
 }
 
+/// The same where the daemon itself is an ordinary user, who may not open such a file for writing.
+#[test]
+fn whoever_mounts_can_write_the_read_only_file_that_he_just_made() {
+    let mut union = Union::over(|b| b.file("d/deleted", "lower"));
+    fs::remove_file(union.at("d/deleted")).unwrap();
+    for name in ["f", "d/f", "d/deleted"] {
+        let file = File::options().write(true).create_new(true).mode(0o444).open(union.at(name)).unwrap();
+        file.write_all_at(b"made read-only", 0).unwrap();
+        file.set_len(4).unwrap();
+        file.sync_all().unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(["f", "d/f", "d/deleted"].map(|name| text(union.at(name))), ["made"; 3]);
+        union.remount();
+    }
+}
+
 #[test]
 fn a_handle_keeps_its_rights_when_the_mode_is_taken_away() {
     needs_root!("another user");

@@ -3,11 +3,15 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
-use rustix::fs::{Access, access};
+use rustix::fs::{
+    Access, AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags, access, accessat, getxattr, openat,
+    removexattr, setxattr, utimensat,
+};
 use rustix::io::Errno;
 
 use crate::common::{
-    ALICE, BOB, Branch, Union, as_user, exists, mode, needs_root, overwrite, refused, sh, sh_as, stat, text,
+    ALICE, BOB, Branch, CAP_NET_RAW, Union, as_member, as_user, exists, mode, needs_root, overwrite, refused,
+    sh, sh_as, stat, text,
 };
 
 fn for_all_users(fill: impl FnOnce(Branch) -> Branch) -> Union {
@@ -232,5 +236,113 @@ fn suid_that_a_write_took_away_is_gone_at_once_for_whoever_asks() {
         sh_as(ALICE, union.root(), write);
         assert_eq!(sh(union.root(), &format!("stat -c %a {file}")), "777\n", "{write}");
         assert_eq!(mode(union.upper(file)), 0o777, "{write}");
+    }
+}
+
+#[test]
+fn what_belongs_to_others_is_changed_by_no_call_and_not_copied_up() {
+    needs_root!("other users");
+    let union = for_all_users(|b| {
+        b.file("d/f", "text")
+            .mode("d/f", 0o644)
+            .xattr("d/f", "user.note", "1")
+            .symlink("d/s", "f")
+            .dir("d/sub")
+    });
+    let time = Timespec { tv_sec: 7, tv_nsec: 7 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    as_user(BOB, || {
+        for path in ["d/f", "d/sub", "d", "d/s"].map(|path| union.at(path)) {
+            refused(utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW), Errno::PERM);
+            refused(std::os::unix::fs::lchown(&path, Some(BOB), None), Errno::PERM);
+            refused(setxattr(&path, "user.note", b"2", XattrFlags::empty()), Errno::ACCESS);
+            refused(setxattr(&path, "trusted.note", b"2", XattrFlags::empty()), Errno::PERM);
+            refused(setxattr(&path, "security.capability", &CAP_NET_RAW, XattrFlags::empty()), Errno::PERM);
+        }
+        refused(removexattr(union.at("d/f"), "user.note"), Errno::ACCESS);
+        refused(fs::create_dir(union.at("d/new")), Errno::ACCESS);
+        refused(std::os::unix::fs::symlink("f", union.at("d/new")), Errno::ACCESS);
+        refused(fs::rename(union.at("d/f"), union.at("d/new")), Errno::ACCESS);
+        refused(fs::rename(union.at("d"), union.at("new")), Errno::ACCESS);
+        refused(fs::remove_dir(union.at("d/sub")), Errno::ACCESS);
+        refused(File::options().append(true).open(union.at("d/f")), Errno::ACCESS);
+        refused(openat(CWD, union.at("d/f"), OFlags::TRUNC, Mode::empty()), Errno::ACCESS);
+    });
+    assert!(union.in_upper().is_empty(), "{:?}", union.in_upper());
+}
+
+#[test]
+fn a_member_of_the_group_may_what_the_group_may() {
+    needs_root!("other users");
+    let mut union = for_all_users(|b| {
+        b.file("d/f", "text").owner("d/f", ALICE, BOB).mode("d/f", 0o060).owner("d", 0, BOB).mode("d", 0o2770)
+    });
+    let carol = ALICE + 100;
+    as_user(carol, || refused(fs::read(union.at("d/f")), Errno::ACCESS));
+    as_member(carol, &[BOB], || {
+        overwrite(union.at("d/f"), 0, "T");
+        fs::write(union.at("d/new"), "new").unwrap();
+        // To one of the own groups, and back.
+        chown(union.at("d/new"), None, Some(carol)).unwrap();
+        chown(union.at("d/new"), None, Some(BOB)).unwrap();
+        fs::set_permissions(union.at("d/new"), Permissions::from_mode(0o2755)).unwrap();
+        refused(chown(union.at("d/new"), None, Some(ALICE)), Errno::PERM);
+        // Whom the owner's bits lock out, the group's do not let in; here it is not the owner who asks.
+        assert_eq!(text(union.at("d/f")), "Text");
+    });
+    as_member(ALICE, &[BOB], || refused(fs::read(union.at("d/f")), Errno::ACCESS));
+    for _ in 0..2 {
+        let new = stat(union.at("d/new"));
+        assert_eq!((new.uid(), new.gid(), new.mode() & 0o7777), (carol, BOB, 0o2755));
+        union.remount();
+    }
+}
+
+#[test]
+fn access_answers_by_the_mode_that_is_shown_before_and_after_a_copy_up() {
+    needs_root!("other users");
+    let union = for_all_users(|b| {
+        b.file("f", "").owner("f", ALICE, BOB).mode("f", 0o740).file("plain", "").mode("plain", 0o644)
+    });
+    let may = |path: &str, how| accessat(CWD, union.at(path), how, AtFlags::EACCESS).is_ok();
+    for round in ["in a lower", "in the upper"] {
+        for (user, expected) in
+            [(ALICE, [true, true, true]), (BOB, [true, false, false]), (ALICE + 9, [false; 3])]
+        {
+            let asked = as_user(user, || {
+                [Access::READ_OK, Access::WRITE_OK, Access::EXEC_OK].map(|how| may("f", how))
+            });
+            assert_eq!(asked, expected, "{user}, {round}");
+        }
+        assert!(may("f", Access::EXEC_OK), "root, somebody may");
+        assert!(!may("plain", Access::EXEC_OK), "root, nobody may");
+        assert!(!may("missing", Access::EXISTS));
+        overwrite(union.at("f"), 0, "x");
+        overwrite(union.at("plain"), 0, "x");
+    }
+}
+
+#[test]
+fn a_write_by_an_ordinary_user_takes_file_capabilities_away() {
+    needs_root!("file capabilities");
+    type Change = fn(&std::path::Path);
+    let changes: [(&str, Change); 3] = [
+        ("write", |path| overwrite(path, 0, "x")),
+        ("append", |path| sh_append(path)),
+        ("truncate", |path| File::options().write(true).open(path).unwrap().set_len(2).unwrap()),
+    ];
+    for (what, change) in changes {
+        let mut union = for_all_users(|b| {
+            b.file("f", "program").mode("f", 0o777).xattr("f", "security.capability", CAP_NET_RAW)
+        });
+        assert_eq!(getxattr(union.at("f"), "security.capability", &mut [0; 32]), Ok(20));
+        as_user(ALICE, || change(&union.at("f")));
+        for _ in 0..2 {
+            for path in [union.at("f"), union.upper("f")] {
+                refused(getxattr(path, "security.capability", &mut [0; 32]), Errno::NODATA);
+            }
+            union.remount();
+        }
+        assert_eq!(mode(union.at("f")), 0o777, "{what}");
     }
 }

@@ -12,25 +12,15 @@ use std::thread;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::common::{Branch, Union};
+use crate::common::{Branch, Dice, Union};
 
 /// Few names, so that the threads meet.
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// A repeatable source of choices.
-struct Dice(u64);
-
-impl Dice {
-    fn throw(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % sides
-    }
-
-    /// A path of one to three names.
-    fn path(&mut self, union: &Union) -> PathBuf {
-        let depth = 1 + self.throw(3);
-        (0..depth).fold(union.root().to_owned(), |path, _| path.join(NAMES[self.throw(NAMES.len())]))
-    }
+/// A path of one to three names.
+fn path(dice: &mut Dice, union: &Union) -> PathBuf {
+    let depth = 1 + dice.throw(3);
+    (0..depth).fold(union.root().to_owned(), |path, _| path.join(NAMES[dice.throw(NAMES.len())]))
 }
 
 fn fill(b: Branch) -> Branch {
@@ -47,7 +37,7 @@ fn fill(b: Branch) -> Branch {
 
 /// One random change, or a look. Errors are as they come.
 fn act(union: &Union, dice: &mut Dice) -> std::io::Result<()> {
-    let (path, other) = (dice.path(union), dice.path(union));
+    let (path, other) = (path(dice, union), path(dice, union));
     match dice.throw(16) {
         0 | 1 => fs::create_dir_all(path),
         2 => fs::remove_dir(path),
@@ -80,7 +70,7 @@ fn changes_at_once_leave_a_tree_that_a_remount_shows_again() {
             for worker in 0..4 {
                 let union = &union;
                 scope.spawn(move || {
-                    let mut dice = Dice(round * 100 + worker);
+                    let mut dice = Dice::new(round * 100 + worker);
                     // What fails, fails: the names were somebody else's for the moment.
                     (0..400).filter(|_| act(union, &mut dice).is_ok()).count()
                 });
@@ -94,7 +84,7 @@ fn changes_at_once_leave_a_tree_that_a_remount_shows_again() {
 fn changes_in_turn_leave_a_tree_that_a_remount_shows_again() {
     for seed in 0..6 {
         let mut union = Union::builder().lower(fill).lower(fill).mount();
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         for _ in 0..4 {
             let done = (0..150).filter(|_| act(&union, &mut dice).is_ok()).count();
             assert!(done > 10, "seed {seed}: the dice find nothing to do");

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{XattrFlags, getxattr, getxattr_query, listxattr, listxattr_query, removexattr, setxattr};
 use rustix::io::Errno;
 
-use crate::common::{Union, names, needs_root, overwrite, refused, text};
+use crate::common::{CAP_NET_RAW, Union, names, needs_root, overwrite, refused, text};
 
 fn set(path: impl AsRef<Path>, name: &str, value: &[u8]) -> Result<(), Errno> {
     setxattr(path.as_ref(), name, value, XattrFlags::empty())
@@ -147,18 +147,16 @@ fn overlays_own_xattrs_are_neither_shown_nor_settable() {
 #[test]
 fn trusted_xattrs_and_capabilities_are_copied_up() {
     needs_root!("trusted xattrs, file capabilities");
-    // cap_net_raw+ep, as setcap writes it.
-    let capability: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let union = Union::over(|b| {
         b.file("f", "program").mode("f", 0o755).xattr("f", "trusted.note", "kept").xattr(
             "f",
             "security.capability",
-            capability,
+            CAP_NET_RAW,
         )
     });
     fs::rename(union.at("f"), union.at("g")).unwrap();
     assert_eq!(get(union.at("g"), "trusted.note").unwrap(), b"kept");
-    assert_eq!(get(union.upper("g"), "security.capability").unwrap(), capability);
+    assert_eq!(get(union.upper("g"), "security.capability").unwrap(), CAP_NET_RAW);
     // A write takes a capability away, as on any disk.
     overwrite(union.at("g"), 0, "P");
     assert_eq!(get(union.at("g"), "security.capability"), Err(Errno::NODATA));

@@ -132,7 +132,7 @@ mod tests {
         Node::Dir(entries.into())
     }
 
-    /// The stack of trap 7: a whiteout in a middle branch, and a new directory above it.
+    /// A whiteout in a middle branch, and a new directory above it.
     #[test]
     fn a_whiteout_in_the_middle_hides_what_is_below_it_only() {
         let top = [("d", dir([("new", Node::File(1))]))].into();

@@ -84,7 +84,7 @@ impl Daemon {
         detach(&self.mount_point);
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).expect("the daemon is alive");
     }

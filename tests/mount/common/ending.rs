@@ -87,7 +87,8 @@ fn upper_is_a_layer(union: &Union, upper: &Snapshot, seen: &Snapshot) {
         }
         assert!(!hidden.starts_with(".wh."), "not a name for users: {shown}");
         let dir = path.parent().unwrap();
-        let hides = union.lowers.iter().any(|l| l.join(dir).join(hidden).symlink_metadata().is_ok());
+        let place = dir.join(hidden);
+        let hides = union.lowers_before.iter().any(|lower| lower.field(&place, "mode").is_some());
         assert!(hides || is_opaque(upper, dir), "hides nothing: {shown}");
     }
 }

@@ -26,6 +26,10 @@ impl Mapping {
         Self { start: start.unwrap(), len }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// A copy of the bytes as they are now.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let start = self.start.cast::<u8>();

@@ -7,9 +7,11 @@
 
 mod branch;
 mod daemon;
+mod dice;
 mod ending;
-mod failing_disk;
+mod loop_disk;
 mod mapping;
+mod odd_disk;
 mod playground;
 mod program;
 mod snapshot;
@@ -26,14 +28,16 @@ use std::path::Path;
 
 pub(crate) use branch::Branch;
 pub(crate) use daemon::mounted_type;
-pub(crate) use failing_disk::FailingDisk;
+pub(crate) use dice::Dice;
+pub(crate) use loop_disk::LoopDisk;
 pub(crate) use mapping::Mapping;
+pub(crate) use odd_disk::{Lack, OddDisk};
 pub(crate) use playground::Playground;
 pub(crate) use program::{plyfs, program, sh, sh_as, sh_refused};
 pub(crate) use tmpfs::Tmpfs;
 pub(crate) use trace::traced;
 pub(crate) use union::{Union, temp_dir};
-pub(crate) use user::{ALICE, BOB, as_user, is_root, open_dev_fuse_to_everybody};
+pub(crate) use user::{ALICE, BOB, as_member, as_user, is_root, open_dev_fuse_to_everybody};
 
 /// Leaves a test that only root can play, with a word on stderr.
 macro_rules! needs_root {
@@ -45,6 +49,9 @@ macro_rules! needs_root {
     };
 }
 pub(crate) use needs_root;
+
+/// A file capability, cap_net_raw+ep, as setcap writes it into `security.capability`.
+pub(crate) const CAP_NET_RAW: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Says something to whoever runs the tests, also when they pass: the harness of `cargo test` does
 /// not capture what is written to the descriptor itself.

@@ -13,9 +13,18 @@ pub(crate) struct Tmpfs {
 
 impl Tmpfs {
     pub(crate) fn of_kib(kib: u32) -> Self {
+        Self::mount(&format!("size={kib}k"))
+    }
+
+    /// With room for so many files, their further names counted.
+    pub(crate) fn of_files(files: u32) -> Self {
+        Self::mount(&format!("nr_inodes={files}"))
+    }
+
+    fn mount(options: &str) -> Self {
         let root = super::temp_dir();
-        let size = CString::new(format!("size={kib}k,mode=0755")).unwrap();
-        mount("tmpfs", root.path(), "tmpfs", MountFlags::empty(), size.as_c_str()).unwrap();
+        let options = CString::new(format!("{options},mode=0755")).unwrap();
+        mount("tmpfs", root.path(), "tmpfs", MountFlags::empty(), options.as_c_str()).unwrap();
         Self { root }
     }
 
@@ -33,6 +42,11 @@ impl Tmpfs {
     /// How many blocks are free.
     pub(crate) fn free(&self) -> u64 {
         rustix::fs::statvfs(self.path()).unwrap().f_bfree
+    }
+
+    /// How many more files there is room for.
+    pub(crate) fn free_files(&self) -> u64 {
+        rustix::fs::statvfs(self.path()).unwrap().f_ffree
     }
 }
 

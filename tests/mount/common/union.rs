@@ -186,6 +186,11 @@ impl Union {
         self.mount();
     }
 
+    /// kill -9, and nothing more: for whoever has to end what the daemon waits for.
+    pub(crate) fn kill(&self) {
+        self.daemon().signal(Signal::KILL);
+    }
+
     /// Ends the daemon by a signal, and cleanly; the test must mount again.
     #[track_caller]
     pub(crate) fn end_by(&mut self, signal: Signal) {

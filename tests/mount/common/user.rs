@@ -22,10 +22,16 @@ pub(crate) fn is_root() -> bool {
 
 /// Acts as an ordinary user: the ids change for one thread only, and its capabilities go.
 pub(crate) fn as_user<T: Send>(id: u32, act: impl FnOnce() -> T + Send) -> T {
+    as_member(id, &[], act)
+}
+
+/// The same as a member of more groups than the user's own.
+pub(crate) fn as_member<T: Send>(id: u32, groups: &[u32], act: impl FnOnce() -> T + Send) -> T {
+    let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
     thread::scope(|scope| {
         let acting = scope.spawn(|| {
             let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-            set_thread_groups(&[]).unwrap();
+            set_thread_groups(&groups).unwrap();
             set_thread_res_gid(gid, gid, gid).unwrap();
             set_thread_res_uid(uid, uid, uid).unwrap();
             act()
