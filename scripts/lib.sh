@@ -1,4 +1,4 @@
-# Shared by scripts/check and scripts/demo: what a machine must have, and words for what goes on.
+# Shared by all scripts: what a machine must have, and words for what goes on.
 # shellcheck shell=bash
 
 section() { printf '\n=== %s\n' "$*"; }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::units::parse_size;
 use crate::mount::EXIT_CODES;
 
 const ABOUT: &str = "\
@@ -28,7 +29,8 @@ Examples:
   mount -t fuse.plyfs none merged -o lowerdir=/l,upperdir=/u,workdir=/w
   plyfs branches merged
   plyfs stats merged
-  plyfs umount merged";
+  plyfs umount merged
+  plyfs bench --max-size 64MiB --svg copy-up.svg";
 
 const OPTIONS: &str = "\
 Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character itself:
@@ -103,6 +105,14 @@ pub enum Command {
     /// its caches sends none. FORGET counts nodes, which the kernel gives back in batches.
     #[command(after_long_help = EXIT_CODES)]
     Stats(StatsArgs),
+
+    /// Measure what copy-up costs on this machine
+    ///
+    /// Mounts unions in a temporary folder, writes 4 KiB into the middle of lower files of growing size (open,
+    /// write, close), once and once more, and shows how long both take: with syncs, and with -o volatile. The
+    /// first write copies the file up. Everything that it makes it removes again.
+    #[command(after_long_help = EXIT_CODES)]
+    Bench(BenchArgs),
 }
 
 /// What every command line that mounts can have.
@@ -189,6 +199,29 @@ pub struct StatsArgs {
     pub mountpoint: PathBuf,
 }
 
+/// `plyfs bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Where to measure: the temporary folder is made in here
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+
+    /// The largest file, such as 64KiB, 16MiB or 1GiB (a bare number is bytes)
+    ///
+    /// The sizes go from 4 KiB up to this one, each four times the last. A size of which the disk cannot hold three
+    /// copies is skipped.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    pub max_size: u64,
+
+    /// Write the results here as JSON; sizes are in bytes, times in seconds
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Draw the results here as SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
 impl Cli {
     /// What the line asks for: everybody else's line is a `mount` with fewer options.
     pub fn into_command(self) -> Command {
@@ -217,11 +250,13 @@ mod tests {
                 Command::Umount(_) => vec!["(umount)".into()],
                 Command::Branches(_) => vec!["(branches)".into()],
                 Command::Stats(_) => vec!["(stats)".into()],
+                Command::Bench(_) => vec!["(bench)".into()],
             }
         };
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
         assert_eq!(command("plyfs branches m"), ["(branches)"]);
         assert_eq!(command("plyfs stats m"), ["(stats)"]);
+        assert_eq!(command("plyfs bench"), ["(bench)"]);
         assert_eq!(command("plyfs mount m"), ["m"]);
         assert_eq!(command("plyfs -o lowerdir=a umount"), ["umount"]);
         assert_eq!(command("plyfs none mount -olowerdir=a"), ["none", "mount"]);

@@ -8,8 +8,11 @@
 //! 4. [`rules`] is the deciding part: pure, no I/O, no locks.
 //! 5. [`branch`] is the disk side: one directory tree each, system calls on directory descriptors.
 //!
+//! [`mod@bench`] stands beside them: it measures mounts from the outside, as a user would.
+//!
 //! Dependencies run one way: `main → cli, mount → fuse → union → {rules, branch}`.
 
+pub mod bench;
 pub mod branch;
 pub mod cli;
 pub mod error;

@@ -4,9 +4,28 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use plyfs::bench::BenchError;
 use plyfs::cli::{Cli, Command, MountArgs};
 use plyfs::mount::{Exit, MountError};
-use plyfs::{mount, options};
+use plyfs::{bench, mount, options};
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+}
+
+impl Failure {
+    fn exit(&self) -> ExitCode {
+        match self {
+            Self::Mount(error) => error.exit().into(),
+            Self::Bench(error) => error.exit(),
+        }
+    }
+}
 
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
@@ -18,21 +37,22 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("plyfs: {error}");
-            error.exit().into()
+            error.exit()
         }
     }
 }
 
-fn run(command: &Command) -> Result<ExitCode, MountError> {
+fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Mount(args) => {
             log_to_stderr(args);
-            let (options, warnings) = options::parse(args)?;
-            return mount::mount(&options, &warnings);
+            let (options, warnings) = options::parse(args).map_err(MountError::from)?;
+            return Ok(mount::mount(&options, &warnings)?);
         }
         Command::Umount(args) => mount::umount(&args.mountpoint, args.lazy)?,
         Command::Branches(args) => print(&mount::branches(&args.mountpoint)?)?,
         Command::Stats(args) => print(&mount::messages(&args.mountpoint)?)?,
+        Command::Bench(args) => bench::run(args)?,
     }
     Ok(Exit::Success.into())
 }

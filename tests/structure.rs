@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// For each part, the parts that it may name.
-const MAY_NAME: [(&str, &[&str]); 10] = [
+const MAY_NAME: [(&str, &[&str]); 11] = [
     ("rules", &["rules"]),
     ("error", &["rules"]),
     ("branch", &["branch", "error"]),
@@ -14,7 +14,9 @@ const MAY_NAME: [(&str, &[&str]); 10] = [
     ("fuse", &["fuse", "union", "branch", "rules", "error"]),
     ("mount", &["mount", "fuse", "union", "branch", "rules", "error", "options"]),
     ("options", &["options", "cli", "rules"]),
-    ("cli", &["cli", "mount"]),
+    // It mounts as users do, from the outside: what is measured has no other way in.
+    ("bench", &["bench", "cli", "mount"]),
+    ("cli", &["cli", "mount", "bench"]),
     ("main", &["plyfs"]),
     ("lib", &[]),
 ];

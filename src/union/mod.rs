@@ -21,11 +21,13 @@ mod copy_up;
 mod create;
 mod execute;
 mod index;
-mod inode_table;
+#[doc(hidden)] // For benches/inode_table.rs.
+pub mod inode_table;
 mod io;
 mod lookup;
 mod mutate;
-mod node;
+#[doc(hidden)] // For benches/inode_table.rs.
+pub mod node;
 mod numbering;
 mod objects;
 mod positions;

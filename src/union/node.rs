@@ -26,7 +26,7 @@ impl NodeId {
 /// An inode on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RealId {
-    /// The filesystem, as [`Numbering`](super::numbering::Numbering) counts them: 0 is the first branch's.
+    /// The filesystem, as `Numbering` counts them: 0 is the first branch's.
     pub filesystem: u16,
     /// The inode number on it.
     pub ino: u64,

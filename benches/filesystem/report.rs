@@ -1,0 +1,177 @@
+//! What came of it, for people (a table), for programs (JSON) and for the eye (plots)?
+
+use std::fs;
+
+use plyfs::bench::stats::Summary;
+use plyfs::bench::table::{Table, markdown};
+use plyfs::bench::units::{self, digits};
+use serde_json::{Value, json};
+
+use crate::Result;
+use crate::candidate::{Candidate, Syncing};
+use crate::ground::Ground;
+use crate::options::Options;
+use crate::runner::Measured;
+use crate::work::{Row, Target, Unit};
+
+mod plots;
+
+/// Prints the table, and writes all files.
+pub(crate) fn write(
+    results: &[Measured<'_>],
+    candidates: &[Candidate],
+    ground: &Ground,
+    options: &Options,
+) -> Result<()> {
+    let headings = headings(candidates);
+    let rows: Vec<Vec<String>> = results
+        .iter()
+        .flat_map(Measured::rows)
+        .map(|(row, values)| cells(row, &values, results, candidates))
+        .collect();
+    let table = Table::fitting(&headings, &rows);
+    println!("\n{}", table.head());
+    rows.iter().for_each(|row| println!("{}", table.row(row)));
+    println!("\n{NOTES}");
+    let failures = failures(results, candidates);
+    failures.iter().for_each(|failure| println!("fails: {failure}"));
+
+    let out = &options.out;
+    fs::create_dir_all(out).map_err(|error| format!("{}: {error}", out.display()))?;
+    fs::write(out.join("results.md"), markdown(&headings, &rows))?;
+    let json = json(results, candidates, ground, options);
+    fs::write(out.join("results.json"), serde_json::to_string_pretty(&json)? + "\n")?;
+    for measured in results {
+        if let Some(about) = &measured.workload.plot
+            && let Some(svg) = plots::draw(measured, about, candidates)?
+        {
+            fs::write(out.join(format!("{}.svg", measured.workload.name)), svg)?;
+        }
+    }
+    Ok(())
+}
+
+const NOTES: &str = "\
+Medians; in brackets as a ratio to the kernel's overlayfs. cold: a fresh mount over a warm disk cache.
+A target in × counts the kernel's overlayfs in the same row, or in the row that it names.
+* shows copies before they are on disk, while overlayfs and plyfs sync them (in the rows without volatile).";
+
+fn headings(candidates: &[Candidate]) -> Vec<String> {
+    let names = candidates.iter().map(|candidate| candidate.name.clone());
+    ["row".to_owned()]
+        .into_iter()
+        .chain(names)
+        .chain(["plyfs must".to_owned(), "it does".to_owned()])
+        .collect()
+}
+
+/// A row of the table.
+fn cells(
+    row: &Row,
+    values: &[Option<Summary>],
+    results: &[Measured<'_>],
+    candidates: &[Candidate],
+) -> Vec<String> {
+    let kernel = values[0].map(|summary| summary.median);
+    let workload =
+        results.iter().map(|measured| measured.workload).find(|workload| workload.goes_by(&row.name));
+    let syncing = workload.map_or(Syncing::AsIs, |workload| workload.syncing);
+    let is_ahead =
+        |candidate: &Candidate| row.copies && syncing == Syncing::AsIs && !candidate.syncs_copies();
+    let cell = |(at, value): (usize, &Option<Summary>)| match value {
+        None if row.unit == Unit::Bytes && at == 0 => "–".to_owned(),
+        None => "fails".to_owned(),
+        Some(summary) => {
+            let star = if is_ahead(&candidates[at]) { "*" } else { "" };
+            let ratio =
+                kernel.filter(|_| at > 0).map(|kernel| format!(" ({})", digits(summary.median / kernel)));
+            format!("{}{star}{}", amount(row.unit, summary.median), ratio.unwrap_or_default())
+        }
+    };
+    // Of two binaries the second: the new one.
+    let plyfs = candidates.iter().rposition(Candidate::is_plyfs);
+    let median = plyfs.and_then(|at| values[at]).map(|summary| summary.median);
+    let (must, does) = verdict(row, median, kernel, results);
+    let of_each = values.iter().enumerate().map(cell);
+    [row.name.clone()].into_iter().chain(of_each).chain([must, does]).collect()
+}
+
+/// What plyfs must be, and whether it is.
+fn verdict(row: &Row, plyfs: Option<f64>, kernel: Option<f64>, results: &[Measured<'_>]) -> (String, String) {
+    let kernel_in = |name: &str| {
+        let (_, values) = results.iter().flat_map(Measured::rows).find(|(row, _)| row.name == name)?;
+        values[0].map(|summary| summary.median)
+    };
+    let (must, limit, does) = match row.target {
+        None => return Default::default(),
+        Some(Target::Ratio(most)) => (format!("≤ {most}×"), most, plyfs.zip(kernel).map(|(p, k)| p / k)),
+        Some(Target::RatioTo(other, most)) => {
+            (format!("≤ {most}× {other}"), most, plyfs.zip(kernel_in(other)).map(|(p, k)| p / k))
+        }
+        Some(Target::Absolute(most)) => (format!("≤ {}", amount(row.unit, most)), most, plyfs),
+    };
+    let does = does.map(|does| {
+        let sign = if does <= limit { "✓" } else { "✗" };
+        match row.target {
+            Some(Target::Absolute(_)) => format!("{sign} {}", amount(row.unit, does)),
+            _ => format!("{sign} {}×", digits(does)),
+        }
+    });
+    (must, does.unwrap_or_default())
+}
+
+fn amount(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::Seconds => units::time(value),
+        Unit::Bytes => format!("{} B", digits(value)),
+        Unit::PerSecond => format!("{}/s", digits(value)),
+    }
+}
+
+/// What is known after a workload: each row on a line.
+pub(crate) fn in_short(measured: &Measured<'_>, candidates: &[Candidate]) -> String {
+    let line = |(row, values): (&Row, Vec<Option<Summary>>)| {
+        let of_each = candidates.iter().zip(values).map(|(candidate, value)| {
+            Some(format!("{} {}", candidate.name, amount(row.unit, value?.median)))
+        });
+        let of_each = of_each.map(|value| value.unwrap_or("–".to_owned()));
+        format!("    {}: {}", row.name, of_each.collect::<Vec<_>>().join(", "))
+    };
+    measured.rows().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn failures(results: &[Measured<'_>], candidates: &[Candidate]) -> Vec<String> {
+    let all = results.iter().flat_map(|measured| {
+        let of_each = candidates.iter().zip(&measured.outcomes);
+        of_each.filter_map(|(candidate, outcome)| {
+            let reason = outcome.as_ref().err()?;
+            Some(format!("{} on {}: {reason}", measured.workload.name, candidate.name))
+        })
+    });
+    all.collect()
+}
+
+fn json(results: &[Measured<'_>], candidates: &[Candidate], ground: &Ground, options: &Options) -> Value {
+    let row = |(row, values): (&Row, Vec<Option<Summary>>)| {
+        let of_each =
+            candidates.iter().zip(values).map(|(candidate, value)| (candidate.name.clone(), json!(value)));
+        json!({
+            "name": row.name,
+            "unit": match row.unit {
+                Unit::Seconds => "seconds",
+                Unit::Bytes => "bytes",
+                Unit::PerSecond => "a second",
+            },
+            "results": of_each.collect::<serde_json::Map<_, _>>(),
+        })
+    };
+    json!({
+        "candidates": candidates.iter().map(|candidate| json!({
+            "name": candidate.name, "version": candidate.version,
+        })).collect::<Vec<_>>(),
+        "as": if options.in_namespace { "root of a user namespace" } else { "root" },
+        "rounds": ground.scale.rounds,
+        "rows": results.iter().flat_map(Measured::rows).map(row).collect::<Vec<_>>(),
+        "failures": failures(results, candidates),
+    })
+}
