@@ -64,13 +64,14 @@ impl Staging {
         work.remove_tree(OsStr::new(STAGE))
     }
 
-    /// An empty regular file and the descriptor to fill it by.
+    /// An empty regular file and the descriptor to fill it by. If it has no name, and so cannot be opened by
+    /// anybody, it has these permission bits already.
     ///
     /// # Errors
     /// Those of openat(2).
-    pub fn file(&self) -> Result<(Staged, Arc<OwnedFd>)> {
+    pub fn file(&self, mode: Mode) -> Result<(Staged, Arc<OwnedFd>)> {
         if self.has_unnamed.load(Ordering::Relaxed) {
-            match self.dir.create_unnamed() {
+            match self.dir.create_unnamed(mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO)) {
                 Ok(fd) => {
                     let fd = Arc::new(fd);
                     let object = UpperObject::opened(Arc::clone(&fd));

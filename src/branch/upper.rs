@@ -91,13 +91,13 @@ impl UpperDir {
         fs::openat(self, name, flags, mode).call("openat")
     }
 
-    /// Makes a regular file that has no name.
+    /// Makes a regular file that has no name, with these permission bits.
     ///
     /// # Errors
     /// Those of openat(2) with `O_TMPFILE`; EOPNOTSUPP, EISDIR or EINVAL where there is no such thing.
-    pub fn create_unnamed(&self) -> Result<OwnedFd> {
+    pub fn create_unnamed(&self, mode: Mode) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        fs::openat(self, ".", flags, Mode::RUSR | Mode::WUSR).call("openat")
+        fs::openat(self, ".", flags, mode).call("openat")
     }
 
     /// Makes a file of any type but directory and symbolic link.
@@ -392,17 +392,18 @@ impl UpperObject {
         ownership: Ownership,
         carries: impl Fn(&OsStr) -> bool,
     ) -> Result<()> {
-        if ownership == Ownership::AsOriginal {
-            let now = self.stat()?;
-            if (now.st_uid, now.st_gid) != (stat.st_uid, stat.st_gid) {
-                self.chown(Some(stat.st_uid), Some(stat.st_gid))?;
-            }
+        let now = self.stat()?;
+        // An ACL has a say in the mode.
+        let mut keeps_mode = true;
+        if ownership == Ownership::AsOriginal && (now.st_uid, now.st_gid) != (stat.st_uid, stat.st_gid) {
+            self.chown(Some(stat.st_uid), Some(stat.st_gid))?;
         }
         for key in original.list_xattrs()? {
             if !carries(&key) {
                 continue;
             }
             let Some(value) = original.get_xattr(&key)? else { continue };
+            keeps_mode = false;
             match self.set_xattr(&key, &value, XattrFlags::empty()) {
                 Err(e) if e.is(Errno::OPNOTSUPP) || e.is(Errno::PERM) => {
                     log::warn!("copy-up leaves out the attribute {}: {e}", key.display());
@@ -410,10 +411,11 @@ impl UpperObject {
                 result => result?,
             }
         }
-        // After chown, which takes suid and sgid away. The last caller on this thread may have been one for
-        // whom they do not survive.
-        set_file_capabilities(FileCapabilities::Keep)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        let has_mode = keeps_mode && now.st_mode == stat.st_mode;
+        if !has_mode && FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            // After chown, which takes suid and sgid away. The last caller on this thread may have been one for
+            // whom they do not survive.
+            set_file_capabilities(FileCapabilities::Keep)?;
             self.chmod(Mode::from_raw_mode(stat.st_mode))?;
         }
         self.set_times(&times_of(stat))

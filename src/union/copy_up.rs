@@ -11,7 +11,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{self, FileType};
+use rustix::fs::{self, FileType, Mode};
 
 use super::Union;
 use super::caches::OpenFile;
@@ -275,7 +275,7 @@ impl Union {
             FileType::RegularFile => {
                 let (staged, file) = match name {
                     Some(name) => staging.file_at(dir, name)?,
-                    None => staging.file()?,
+                    None => staging.file(Mode::from_raw_mode(stat.st_mode))?,
                 };
                 if data == Data::Whole && stat.st_size > 0 {
                     self.copier.copy_data(original.open_read()?, &stat, &file)?;

@@ -16,8 +16,12 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
         Workload::new(
             "find",
             "find -printf %s over the tree",
-            [row("find-cold").at_most(2.0), row("find-warm").at_most(1.05)],
-            find_twice,
+            [row("find-cold").at_most(2.0), row("find-second"), row("find-warm").at_most(1.05)],
+            |ground, candidate| {
+                warm(&ground.corpus.tree, false)?;
+                let mounted = ground.disk.mount(candidate, &ground.corpus.tree, Syncing::AsIs)?;
+                three_times(ground, || find(&mounted.path()))
+            },
         )
         .essential(),
         Workload::new(
@@ -41,13 +45,12 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
         Workload::new(
             "grep",
             "grep -r for what is not there, over the repository",
-            [row("grep-cold"), row("grep-warm").at_most(1.3)],
+            [row("grep-cold"), row("grep-second"), row("grep-warm").at_most(1.3)],
             |ground, candidate| {
                 let repository = &ground.corpus.repository;
                 warm(repository, true)?;
                 let mounted = ground.disk.mount(candidate, repository, Syncing::AsIs)?;
-                let search = || grep(&mounted.path());
-                Ok(vec![ground.disk.time(search)?, ground.disk.time(search)?])
+                three_times(ground, || grep(&mounted.path()))
             },
         )
         .essential(),
@@ -81,11 +84,10 @@ fn memory_row() -> [Row; 1] {
     [row("memory").counts(Unit::Bytes).must(Target::Absolute(200.0))]
 }
 
-fn find_twice(ground: &Ground, candidate: &Candidate) -> Result<Vec<f64>> {
-    warm(&ground.corpus.tree, false)?;
-    let mounted = ground.disk.mount(candidate, &ground.corpus.tree, Syncing::AsIs)?;
-    let search = || find(&mounted.path());
-    Ok(vec![ground.disk.time(search)?, ground.disk.time(search)?])
+/// Cold, once more, and warm: what the first pass has read has another access time, which on a FUSE filesystem the
+/// second pass asks for.
+fn three_times(ground: &Ground, work: impl Fn() -> Result<()>) -> Result<Vec<f64>> {
+    [(); 3].iter().map(|()| ground.disk.time(&work)).collect()
 }
 
 fn three_finds(ground: &Ground, candidate: &Candidate) -> Result<Vec<f64>> {
