@@ -384,7 +384,8 @@ impl UpperObject {
     ///
     /// # Errors
     /// Those of the calls that it takes. Attributes that the upper's filesystem cannot hold, or that
-    /// only root may set, are left out: then a log line says so.
+    /// only root may set, are left out: then a log line says so. Not so ACLs: without them, the mode's group bits,
+    /// which are their mask, would let the group in.
     pub fn take_on(
         &self,
         original: &Object,
@@ -405,7 +406,7 @@ impl UpperObject {
             let Some(value) = original.get_xattr(&key)? else { continue };
             keeps_mode = false;
             match self.set_xattr(&key, &value, XattrFlags::empty()) {
-                Err(e) if e.is(Errno::OPNOTSUPP) || e.is(Errno::PERM) => {
+                Err(e) if !is_acl(&key) && (e.is(Errno::OPNOTSUPP) || e.is(Errno::PERM)) => {
                     log::warn!("copy-up leaves out the attribute {}: {e}", key.display());
                 }
                 result => result?,
@@ -420,6 +421,10 @@ impl UpperObject {
         }
         self.set_times(&times_of(stat))
     }
+}
+
+fn is_acl(key: &OsStr) -> bool {
+    key.as_encoded_bytes().starts_with(b"system.posix_acl_")
 }
 
 /// The times in a `stat`, to be set again.

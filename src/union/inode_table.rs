@@ -41,6 +41,9 @@ struct Slot {
 /// Aliases count down from here: no filesystem hands out inode numbers of that size.
 const FIRST_ALIAS: u64 = i64::MAX as u64;
 
+/// A table of so few slots is not worth making smaller.
+const SMALL_TABLE: usize = 4096;
+
 /// What to do when an inode's number belongs to another inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NumberTaken {
@@ -166,6 +169,11 @@ impl InodeTable {
             return None;
         }
         let node = inner.slots.remove(&id)?.node;
+        if inner.slots.len() < inner.slots.capacity() / 8 && inner.slots.capacity() > SMALL_TABLE {
+            // A walk over everything must not cost memory for ever.
+            let left = inner.slots.len();
+            inner.slots.shrink_to(left * 2);
+        }
         let real = node.state().real;
         if inner.aliases.get(&real) == Some(&id) {
             inner.aliases.remove(&real);
@@ -223,6 +231,15 @@ mod tests {
         assert!(table.forget(NodeId(7), 1).is_some());
         assert!(table.get(NodeId(7)).is_err());
         assert!(table.inner.lock().slots.is_empty());
+    }
+
+    #[test]
+    fn what_is_forgotten_takes_no_memory() {
+        let table = InodeTable::default();
+        let numbers = 1..50_000;
+        numbers.clone().for_each(|number| drop(intern(&table, number, number)));
+        numbers.for_each(|number| drop(table.forget(NodeId(number), 1)));
+        assert!(table.inner.lock().slots.capacity() <= 2 * SMALL_TABLE);
     }
 
     #[test]

@@ -1,11 +1,68 @@
-//! What a look may cost, counted in the daemon's system calls on the branches: no clock, no luck.
+//! What a look may cost, counted in the kernel's messages to the daemon and in the daemon's system calls on the
+//! branches: no clock, no luck.
 
 use std::fs;
+use std::path::Path;
 
 use crate::common::{Union, exists, names, needs_root, stat, text, traced};
 
 /// Calls that name a file, and calls that list a directory.
 const LOOKS: &str = "%file,getdents64";
+
+/// How many messages the mount has had so far, without those that ask for this: of one kind, or of all.
+fn messages(union: &Union, kind: Option<&str>) -> u64 {
+    let mut text = vec![0; 4096];
+    let length = rustix::fs::getxattr(union.root(), "user.plyfs.messages", &mut text[..]).unwrap();
+    let text = String::from_utf8(text[..length].to_vec()).unwrap();
+    let counts = text.lines().map(|line| line.split_once(' ').unwrap());
+    counts
+        .filter(|(name, _)| kind.map_or(*name != "GETXATTR", |kind| kind == *name))
+        .map(|(_, count)| count.parse::<u64>().unwrap())
+        .sum()
+}
+
+/// Stats every entry beneath a directory, and reads every file. Says how many there were.
+fn walk(dir: &Path) -> usize {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let visit = |path: std::path::PathBuf| {
+        if stat(&path).is_dir() {
+            return 1 + walk(&path);
+        }
+        text(&path);
+        1
+    };
+    entries.map(visit).sum()
+}
+
+#[test]
+fn a_walk_asks_for_directories_and_not_for_each_name() {
+    let union = Union::over(|mut b| {
+        for index in 0..600 {
+            b = b.file(&format!("d{}/{index}", index % 3), "text");
+        }
+        b
+    });
+    let before = (messages(&union, Some("LOOKUP")), messages(&union, Some("READDIRPLUS")));
+    assert_eq!(walk(union.root()), 603);
+    let lookups = messages(&union, Some("LOOKUP")) - before.0;
+    let listings = messages(&union, Some("READDIRPLUS")) - before.1;
+    assert_eq!(lookups, 0, "the listing has told all names");
+    assert!(listings < 40, "{listings} messages for 4 directories");
+}
+
+#[test]
+fn a_walk_over_what_the_kernel_knows_sends_no_message() {
+    let union = Union::builder()
+        .lower(|b| b.file("d/f", "text").symlink("d/s", "f"))
+        .lower(|b| b.file("d/g", "text").file("e/h", "more"))
+        .mount();
+    walk(union.root());
+    // The first pass has outdated the access times.
+    walk(union.root());
+    let before = messages(&union, None);
+    walk(union.root());
+    assert_eq!(messages(&union, None) - before, 0);
+}
 
 #[test]
 fn a_stat_in_a_big_directory_does_not_list_it() {

@@ -187,6 +187,23 @@ mod an_upper {
         assert_eq!(rustix::fs::getxattr(union.at("f"), "user.tag", &mut value), Err(Errno::NODATA));
     }
 
+    /// Its mode alone would let in the group, whose bits are the ACL's mask.
+    #[test]
+    fn without_attributes_copies_nothing_up_that_has_an_acl() {
+        let disk = OddDisk::without(&[Lack::Xattrs]);
+        let with_acl = |b: Branch| {
+            let b = b.file("f", "lower").mode("f", 0o600).file("d/g", "lower");
+            sh(b.root(), "setfacl -m u:0:rw f; setfacl -m d:u:0:rwx d");
+            b
+        };
+        let union = Union::builder().writable_in(disk.path()).lower(with_acl).mount();
+        refused(fs::set_permissions(union.at("f"), fs::Permissions::from_mode(0o640)), Errno::OPNOTSUPP);
+        refused(fs::write(union.at("d/g"), "upper"), Errno::OPNOTSUPP);
+        assert_eq!((text(union.at("f")), text(union.at("d/g"))), ("lower".into(), "lower".into()));
+        assert!(union.in_upper().is_empty());
+        fs::remove_file(union.at("f")).unwrap();
+    }
+
     /// The kernel asks for a file's ACL before it lets in anybody but the owner.
     #[test]
     fn without_attributes_lets_in_whom_the_mode_lets_in() {

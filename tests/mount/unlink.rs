@@ -1,10 +1,12 @@
 //! unlink: what is removed stays removed, and leaves a marker only where a lower holds the name.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::io::Errno;
 
-use crate::common::{Union, exists, mtime, names, refused, stat, text};
+use crate::common::{Union, exists, mode, mtime, names, refused, stat, text};
 
 #[test]
 fn a_lower_file_is_hidden_by_a_whiteout() {
@@ -16,6 +18,18 @@ fn a_lower_file_is_hidden_by_a_whiteout() {
     assert_eq!(stat(union.upper("d/.wh.f")).len(), 0);
     union.remount();
     assert!(!exists(union.at("d/f")));
+}
+
+#[test]
+fn markers_take_one_inode_together() {
+    let union = Union::over(|b| b.file("a", "").file("d/b", "").dir("e"));
+    fs::remove_file(union.at("a")).unwrap();
+    fs::remove_file(union.at("d/b")).unwrap();
+    fs::remove_dir(union.at("e")).unwrap();
+    let inodes: BTreeSet<_> =
+        [".wh.a", "d/.wh.b", ".wh.e"].iter().map(|marker| stat(union.upper(marker)).ino()).collect();
+    assert_eq!(inodes.len(), 1);
+    assert_eq!(mode(union.upper(".wh.a")), 0o644);
 }
 
 #[test]
