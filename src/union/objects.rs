@@ -2,7 +2,7 @@
 //!
 //! One union position names an object in whichever branch holds it: a lower object never moves, and
 //! whatever moves is in the upper first. So everything is found by climbing from the node to a directory
-//! that is open, and back down one name at a time.
+//! that is open, and back down one name at a time. A file that is open already is its own way.
 
 use std::sync::Arc;
 
