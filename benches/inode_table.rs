@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use plyfs::rules::BranchIndex;
+use plyfs::rules::BranchId;
 use plyfs::rules::name::Name;
 use plyfs::union::inode_table::{Handed, InodeTable, NumberTaken};
 use plyfs::union::node::{Body, DirPart, Node, NodeId, NodeState, Place, RealId};
@@ -70,7 +70,7 @@ impl Filled {
             self.parent = self.intern(number, FileType::Directory, root, directory());
         }
         let parent = Arc::clone(&self.parent);
-        black_box(self.intern(FIRST + self.next, FileType::RegularFile, parent, Body::Leaf(BranchIndex(1))));
+        black_box(self.intern(FIRST + self.next, FileType::RegularFile, parent, Body::Leaf(BranchId(1))));
         self.next += 1;
     }
 
@@ -95,7 +95,7 @@ impl Filled {
 }
 
 fn directory() -> Body {
-    Body::Dir([DirPart { branch: BranchIndex(1), ..DirPart::NEW_IN_UPPER }].into())
+    Body::Dir([DirPart { branch: BranchId(1), ..DirPart::NEW_IN_UPPER }].into())
 }
 
 fn state(place: Place, body: Body, ino: u64) -> NodeState {

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::ops::ControlFlow;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use plyfs::rules::BranchIndex;
+use plyfs::rules::BranchId;
 use plyfs::rules::merge::{Listed, Merge};
 use plyfs::rules::name::{Name, Spelling};
 use plyfs::rules::plan::{self, At, Content, NewEntry, Replace};
@@ -47,7 +47,7 @@ fn resolve(criterion: &mut Criterion) {
                     let mut resolver = Resolver::default();
                     for branch in 0..branches {
                         let entry = if branch + 1 == branches { lowest } else { above };
-                        if let ControlFlow::Break(()) = resolver.hear(BranchIndex(branch), black_box(entry)) {
+                        if let ControlFlow::Break(()) = resolver.hear(BranchId(branch), black_box(entry)) {
                             break;
                         }
                     }
@@ -77,7 +77,7 @@ fn merge(criterion: &mut Criterion) {
                 |listings| {
                     let mut merge = Merge::default();
                     for (branch, listing) in (0..).zip(listings) {
-                        merge.add(BranchIndex(branch), listing);
+                        merge.add(BranchId(branch), listing);
                     }
                     merge.finish()
                 },
@@ -91,7 +91,7 @@ fn merge(criterion: &mut Criterion) {
 fn plans(criterion: &mut Criterion) {
     let (old, new) = (name("old"), name("new"));
     let absent = EntryStack { upper: Entry { found: None, whiteout: false }, lowers: Resolution::Absent };
-    let in_lower = EntryStack { lowers: Resolution::Leaf(BranchIndex(1)), ..absent.clone() };
+    let in_lower = EntryStack { lowers: Resolution::Leaf(BranchId(1)), ..absent.clone() };
     let (source, target) = (At { name: &old, stack: &in_lower }, At { name: &new, stack: &absent });
     let mut group = criterion.benchmark_group("plan");
     group.bench_function("create", |bench| bench.iter(|| plan::create(black_box(target), NewEntry::Leaf)));

@@ -1,27 +1,97 @@
 //! What went wrong with an operation, and which errno does the caller get for it?
 
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+
 use rustix::io::Errno;
 
+use crate::rules::BranchId;
 use crate::rules::name::BadName;
 use crate::rules::plan::Refusal;
+
+/// What a system call was about: a branch, and mostly a name in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(BranchId, Option<Box<OsStr>>);
+
+impl Place {
+    /// A branch, where there is no name to tell.
+    #[must_use]
+    pub fn branch(branch: BranchId) -> Self {
+        Self(branch, None)
+    }
+
+    /// An entry of a directory of a branch, or an attribute.
+    #[must_use]
+    pub fn entry(branch: BranchId, name: &OsStr) -> Self {
+        Self(branch, Some(name.into()))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = &self.1 {
+            write!(f, "`{}` ", name.as_encoded_bytes().escape_ascii())?;
+        }
+        write!(f, "in {}", self.0)
+    }
+}
 
 /// Why an operation on the union failed. Nothing visible has changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call on a branch failed.
-    #[error("{call}: {errno}")]
+    #[error("{call} {place}: {errno}")]
     Sys {
         /// The call's name, as in its manual page.
         call: &'static str,
         /// What it answered.
         errno: Errno,
+        /// What it was about.
+        place: Place,
     },
     /// The rules refuse the operation.
-    #[error("refused: {0:?}")]
+    #[error("refused: {0}")]
     Refused(Refusal),
     /// The name cannot exist through the mount.
-    #[error("no such name can exist: {0:?}")]
+    #[error("no such name can exist through the mount: it {0}")]
     Name(BadName),
+    /// On the disk is another inode than the one that was meant: a branch was changed behind the mount. Whoever
+    /// went by a name is to look it up again.
+    #[error("node {0} is not what it was: a branch was changed behind the mount")]
+    Stale(u64),
+    /// What overlayfs keeps elsewhere, and notes here in a way that is not followed.
+    #[error("`{}` in {branch} was written by overlayfs with {feature}, which plyfs does not follow: copy the layer through a mounted overlay", .name.as_encoded_bytes().escape_ascii())]
+    OverlayFeature {
+        /// The option of overlayfs.
+        feature: &'static str,
+        /// The branch.
+        branch: BranchId,
+        /// The entry.
+        name: OsString,
+    },
+    /// A mistake of plyfs itself, which is to be reported.
+    #[error("a defect of plyfs, please report it: {0}")]
+    Bug(&'static str),
+    /// Somebody else's file or directory is where the workdir's notes go.
+    #[error("`{}` in the workdir {what}: remove it, or take another workdir", .name.as_encoded_bytes().escape_ascii())]
+    UnfitWorkdir {
+        /// Its name.
+        name: OsString,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The workdir was written by a version that keeps other notes.
+    #[error(
+        "the workdir has the format `{0}`, which this version does not know: mount with the plyfs that wrote it, or take an empty workdir"
+    )]
+    NewerWorkdir(String),
+    /// A mount without syncs has not ended cleanly.
+    #[error(
+        "the upper was last mounted with -o volatile, and that mount did not end cleanly: files in it may be empty or \
+         torn. If the machine has not crashed since, nothing is lost. To use it all the same, remove \
+         `plyfs/volatile` in the workdir; else start with a new upper and an empty workdir"
+    )]
+    VolatileCrash,
     /// The union has no upper.
     #[error("the union has no writable branch")]
     ReadOnly,
@@ -81,7 +151,9 @@ impl Error {
             Self::Name(BadName::TooLong) => Errno::NAMETOOLONG,
             Self::Name(BadName::Reserved | BadName::Malformed) | Self::Invalid => Errno::INVAL,
             Self::ReadOnly => Errno::ROFS,
-            Self::UnknownNode(_) => Errno::STALE,
+            Self::UnknownNode(_) | Self::Stale(_) => Errno::STALE,
+            Self::OverlayFeature { .. } | Self::Bug(_) => Errno::IO,
+            Self::UnfitWorkdir { .. } | Self::NewerWorkdir(_) | Self::VolatileCrash => Errno::INVAL,
             Self::NotSupported => Errno::OPNOTSUPP,
             Self::UnmappedId(_) => Errno::OVERFLOW,
             Self::NotPermitted => Errno::PERM,

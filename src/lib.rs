@@ -17,6 +17,7 @@ pub mod branch;
 pub mod cli;
 pub mod error;
 pub mod fuse;
+pub mod layer;
 pub mod mount;
 pub mod options;
 pub mod rules;

@@ -5,7 +5,7 @@
 //! one step. The thread keeps its other powers: whether the caller may is the kernel's business, and it
 //! has checked.
 //!
-//! The one file with `unsafe` code: a thread must get an umask of its own, which no safe call does.
+//! One of the two files with `unsafe` code: a thread must get an umask of its own, which no safe call does.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -17,8 +17,8 @@ use rustix::thread::{
     set_capabilities_secure_bits, set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::sys::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
+use crate::rules::BranchId;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +63,7 @@ pub fn keep_capabilities() {
 /// EPERM if we may not act for that user; those of `make`.
 pub fn act_as<T>(caller: Caller, make: impl FnOnce() -> Result<T>) -> Result<T> {
     set_umask(caller.umask)?;
-    let made = with_ids_of(caller, make);
-    // What we make for ourselves has the mode that we say.
-    set_umask(0)?;
-    made
-}
-
-fn with_ids_of<T>(caller: Caller, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _umask = OwnUmask;
     let ours = (rustix::process::geteuid(), rustix::process::getegid());
     let theirs = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
     if ours == theirs {
@@ -79,13 +73,33 @@ fn with_ids_of<T>(caller: Caller, make: impl FnOnce() -> Result<T>) -> Result<T>
         // Without privilege we are one user, whose other groups cannot be taken on either.
         return if ours.0 == theirs.0 { make() } else { Err(Error::NotPermitted) };
     }
-    let made = make();
-    if let Err(errno) = set_effective(ours) {
-        // Going on as somebody else would give their name to other people's files.
-        log::error!("cannot return to our own user: {errno}");
-        std::process::abort();
+    let _ids = OwnIds(ours);
+    make()
+}
+
+/// Gives the thread its own umask back, also after a panic: what we make for ourselves has the mode that we say.
+struct OwnUmask;
+
+impl Drop for OwnUmask {
+    fn drop(&mut self) {
+        if let Err(e) = set_umask(0) {
+            log::error!("cannot return to our own umask: {e}");
+            std::process::abort();
+        }
     }
-    made
+}
+
+/// Gives the thread its own user and group back, also after a panic.
+struct OwnIds((Uid, Gid));
+
+impl Drop for OwnIds {
+    fn drop(&mut self) {
+        if let Err(errno) = set_effective(self.0) {
+            // Going on as somebody else would give their name to other people's files.
+            log::error!("cannot return to our own user: {errno}");
+            std::process::abort();
+        }
+    }
 }
 
 /// Real and saved ids stay ours, so that there is a way back. On failure nothing has changed.
@@ -101,11 +115,15 @@ fn set_effective((uid, gid): (Uid, Gid)) -> rustix::io::Result<()> {
     })
 }
 
+fn failed(call: &'static str) -> impl Fn(Errno) -> Error {
+    move |errno| Error::Sys { call, errno, place: Place::branch(BranchId::UPPER) }
+}
+
 fn set_umask(umask: u32) -> Result<()> {
     if UMASK.get().is_none() {
         // SAFETY: CLONE_FS gives this thread its own umask, root and current directory, and touches no
         // memory. No thread of ours relies on another's change of these.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.call("unshare")?;
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(failed("unshare"))?;
     }
     if UMASK.get() != Some(umask) {
         rustix::process::umask(Mode::from_raw_mode(umask));
@@ -123,7 +141,7 @@ pub fn set_file_capabilities(wanted: FileCapabilities) -> Result<()> {
     if FILE_CAPABILITIES.get() == Some(wanted) || IS_UNPRIVILEGED.get() {
         return Ok(());
     }
-    let mut sets = capabilities(None).call("capget")?;
+    let mut sets = capabilities(None).map_err(failed("capget"))?;
     if !sets.permitted.contains(CapabilitySet::FSETID) {
         IS_UNPRIVILEGED.set(true);
         return Ok(());
@@ -131,7 +149,7 @@ pub fn set_file_capabilities(wanted: FileCapabilities) -> Result<()> {
     sets.effective.set(CapabilitySet::FSETID, wanted == FileCapabilities::Keep);
     match set_capabilities(None, sets) {
         Ok(()) | Err(Errno::PERM) => {}
-        Err(errno) => return Err(errno).call("capset"),
+        Err(errno) => return Err(failed("capset")(errno)),
     }
     FILE_CAPABILITIES.set(Some(wanted));
     Ok(())

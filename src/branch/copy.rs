@@ -3,14 +3,15 @@
 //! As a reflink where the filesystem shares blocks, else by copy_file_range(2) extent by extent so
 //! that holes stay holes, else through memory.
 
-use std::os::fd::{AsFd, BorrowedFd};
-
 use parking_lot::Mutex;
-use rustix::fs::{self, SeekFrom};
-use rustix::io::{self, Errno};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
-use super::sys::{Context, Stat};
-use crate::error::{Error, Result};
+use super::read::ReadFile;
+use super::stat::Stat;
+use super::write::WriteFile;
+use crate::error::{Error, Place, Result};
+use crate::rules::BranchId;
 
 /// Copies files to one filesystem, and remembers which others it cannot share blocks with.
 #[derive(Debug, Default)]
@@ -24,8 +25,7 @@ impl Copier {
     ///
     /// # Errors
     /// Those of the calls that it takes. EIO if the source ends early: it must not change below us.
-    pub fn copy_data(&self, from: impl AsFd, stat: &Stat, to: impl AsFd) -> Result<()> {
-        let (from, to) = (from.as_fd(), to.as_fd());
+    pub fn copy_data(&self, from: &ReadFile, stat: &Stat, to: &WriteFile) -> Result<()> {
         let size = stat.st_size as u64;
         if size == 0 || self.share_blocks(from, stat.st_dev, to) {
             return Ok(());
@@ -36,11 +36,11 @@ impl Copier {
         copy_sparse(from, to, size)
     }
 
-    fn share_blocks(&self, from: BorrowedFd<'_>, device: u64, to: BorrowedFd<'_>) -> bool {
+    fn share_blocks(&self, from: &ReadFile, device: u64, to: &WriteFile) -> bool {
         if self.shares_nothing.lock().contains(&device) {
             return false;
         }
-        match fs::ioctl_ficlone(to, from) {
+        match to.clone_from(from) {
             Ok(()) => true,
             // Neither will the next file's be shared.
             Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY) => {
@@ -59,121 +59,122 @@ const SMALL: u64 = 64 * 1024;
 /// The unit of `st_blocks`, in bytes.
 const STAT_BLOCK: u64 = 512;
 
-fn copy_sparse(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<()> {
+fn copy_sparse(from: &ReadFile, to: &WriteFile, size: u64) -> Result<()> {
     let mut offset = 0;
     while let Some((start, end)) = next_extent(from, offset, size)? {
         copy_extent(from, to, start, end)?;
         offset = end;
     }
     // A hole at the end has no data to copy, but it has a length.
-    fs::ftruncate(to, size).call("ftruncate")
+    to.truncate(size)
 }
 
 /// The next run of data at or after `offset`, None if only a hole is left.
-fn next_extent(from: BorrowedFd<'_>, offset: u64, size: u64) -> Result<Option<(u64, u64)>> {
+fn next_extent(from: &ReadFile, offset: u64, size: u64) -> Result<Option<(u64, u64)>> {
     if offset >= size {
         return Ok(None);
     }
-    let start = match fs::seek(from, SeekFrom::Data(offset)) {
+    let start = match from.seek(SeekFrom::Data(offset)) {
         Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
+        Err(e) if e.is(Errno::NXIO) => return Ok(None),
         // The filesystem does not know where its holes are.
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((offset, size))),
-        Err(errno) => return Err(errno).call("lseek"),
+        Err(e) if e.is(Errno::INVAL) || e.is(Errno::OPNOTSUPP) => return Ok(Some((offset, size))),
+        Err(e) => return Err(e),
     };
     if start >= size {
         return Ok(None);
     }
-    let end = fs::seek(from, SeekFrom::Hole(start)).call("lseek")?;
+    let end = from.seek(SeekFrom::Hole(start))?;
     Ok(Some((start, end.min(size))))
 }
 
-fn copy_extent(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
-    let (mut read_at, mut write_at) = (start, start);
-    while read_at < end {
-        let left = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
-        match fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), left) {
+fn copy_extent(from: &ReadFile, to: &WriteFile, start: u64, end: u64) -> Result<()> {
+    let mut offset = start;
+    while offset < end {
+        let left = usize::try_from(end - offset).unwrap_or(usize::MAX).min(1 << 30);
+        match to.copy_range(from, offset, offset, left) {
             // Some filesystems answer 0 for files that are not empty (procfs): then reading says more.
             Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                return copy_through_memory(from, to, read_at, end);
+                return copy_through_memory(from, to, offset, end);
             }
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno).call("copy_file_range"),
+            Ok(copied) => offset += copied as u64,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed("copy_file_range", errno)),
         }
     }
     Ok(())
 }
 
-fn copy_through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
+fn copy_through_memory(from: &ReadFile, to: &WriteFile, start: u64, end: u64) -> Result<()> {
     let mut buffer = vec![0; usize::try_from(end - start).unwrap_or(usize::MAX).min(1 << 20)];
     let mut offset = start;
     while offset < end {
         let want = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
-        let read = match io::pread(from, &mut buffer[..want], offset) {
-            Ok(0) => return Err(Error::Sys { call: "pread", errno: Errno::IO }),
-            Ok(read) => read,
-            Err(Errno::INTR) => continue,
-            Err(errno) => return Err(errno).call("pread"),
-        };
-        let mut written = 0;
-        while written < read {
-            match io::pwrite(to, &buffer[written..read], offset + written as u64) {
-                Ok(n) => written += n,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno).call("pwrite"),
-            }
+        let read = from.read_at(offset, &mut buffer[..want])?;
+        if read == 0 {
+            return Err(failed("pread", Errno::IO));
         }
+        to.write_all_at(offset, &buffer[..read])?;
         offset += read as u64;
     }
     Ok(())
 }
 
+fn failed(call: &'static str, errno: Errno) -> Error {
+    Error::Sys { call, errno, place: Place::branch(BranchId::UPPER) }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::read::{Atime, Dir};
+    use super::super::write::UpperDir;
     use super::*;
+    use std::ffi::OsStr;
     use std::fs::File;
-    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::os::unix::fs::MetadataExt;
 
-    fn sparse() -> (File, u64) {
-        let file = tempfile::tempfile().unwrap();
+    /// A file with data in two places of a hole, and an empty one, beside each other.
+    fn sparse_and_empty(dir: &tempfile::TempDir) -> (ReadFile, WriteFile, u64) {
+        let upper = UpperDir::root(File::open(dir.path()).unwrap().into(), Atime::Kept);
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let from = upper.create(OsStr::new("from"), mode).unwrap();
         let size = 64 << 20;
-        file.set_len(size).unwrap();
-        file.write_all_at(b"begin", 0).unwrap();
-        file.write_all_at(&[7; 10_000], (32 << 20) + 17).unwrap();
-        (file, size)
+        from.truncate(size).unwrap();
+        from.write_all_at(0, b"begin").unwrap();
+        from.write_all_at((32 << 20) + 17, &[7; 10_000]).unwrap();
+        let lower = Dir::root(File::open(dir.path()).unwrap().into(), BranchId(1), Atime::Kept);
+        let from = lower.open_inode(OsStr::new("from")).unwrap().open_read().unwrap();
+        (from, upper.create(OsStr::new("to"), mode).unwrap(), size)
     }
 
-    fn same(a: &File, b: &File) {
-        let read = |file: &File| {
-            let mut all = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
-            file.read_exact_at(&mut all, 0).unwrap();
-            all
-        };
-        assert!(read(a) == read(b), "the copy differs");
+    fn same(dir: &tempfile::TempDir) {
+        let read = |name| std::fs::read(dir.path().join(name)).unwrap();
+        assert!(read("from") == read("to"), "the copy differs");
     }
 
     #[test]
     fn holes_stay_holes() {
-        let (from, _) = sparse();
-        let to = tempfile::tempfile().unwrap();
-        Copier::default().copy_data(&from, &fs::fstat(&from).unwrap(), &to).unwrap();
-        same(&from, &to);
-        assert!(to.metadata().unwrap().blocks() <= from.metadata().unwrap().blocks() + 64);
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to, _) = sparse_and_empty(&dir);
+        Copier::default().copy_data(&from, &from.inode().stat().unwrap(), &to).unwrap();
+        same(&dir);
+        let blocks = |name| std::fs::metadata(dir.path().join(name)).unwrap().blocks();
+        assert!(blocks("to") <= blocks("from") + 64);
     }
 
     #[test]
     fn memory_copies_what_the_kernel_would() {
-        let (from, size) = sparse();
-        let to = tempfile::tempfile().unwrap();
-        copy_through_memory(from.as_fd(), to.as_fd(), 0, size).unwrap();
-        same(&from, &to);
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to, size) = sparse_and_empty(&dir);
+        copy_through_memory(&from, &to, 0, size).unwrap();
+        same(&dir);
     }
 
     #[test]
     fn a_source_that_ends_early_is_an_error() {
-        let (from, size) = sparse();
-        let to = tempfile::tempfile().unwrap();
-        let error = copy_through_memory(from.as_fd(), to.as_fd(), 0, size + 1).unwrap_err();
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to, size) = sparse_and_empty(&dir);
+        let error = copy_through_memory(&from, &to, 0, size + 1).unwrap_err();
         assert!(error.is(Errno::IO), "{error}");
     }
 }

@@ -4,24 +4,32 @@
 //! branches or of FUSE: those belong to [`rules`](crate::rules), to [`union`](crate::union) and
 //! to [`fuse`](crate::fuse).
 //!
-//! Everything is addressed by a directory descriptor and one name, so nothing here can follow a
-//! symbolic link, climb through `..` or run into `PATH_MAX`. What a lower hands out ([`Dir`],
-//! [`Object`]) has no method that changes anything: writing to a lower does not type-check.
+//! This is the one door to the disk: all system calls on branches are in here, and all that change something pass
+//! through one function (`door`). Everything is addressed by a directory descriptor and one name, so nothing can
+//! follow a symbolic link, climb through `..` or run into `PATH_MAX`; an inode is opened once, looked at through its
+//! descriptor, and acted on through the same. What a lower hands out ([`Dir`], [`Inode`], [`ReadFile`]) has no method
+//! that changes anything: writing to a lower does not type-check.
 
-mod blank;
 mod caller;
 mod copy;
-mod lower;
-mod staging;
-mod sys;
-mod upper;
+mod door;
+#[cfg(feature = "faults")]
+pub mod faults;
+mod handle;
+mod read;
+mod shared_whiteout;
+mod stat;
+mod workdir;
+mod write;
 
 pub use caller::{Caller, FileCapabilities, act_as, keep_capabilities, set_file_capabilities};
 pub use copy::Copier;
-pub use lower::{Dir, DirEntry, Object};
-pub use staging::{Staged, Staging};
-pub use sys::{Stat, rdev, stat_type};
-pub use upper::{Ownership, UpperDir, UpperObject};
+pub use door::Call;
+pub use handle::LastingId;
+pub use read::{Atime, Dir, DirEntry, Inode, ReadFile};
+pub use stat::Stat;
+pub use workdir::{HOME, Parked, Staged, WorkDir};
+pub use write::{Ownership, UpperDir, UpperInode, WriteFile};
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -40,8 +48,11 @@ pub struct BranchRoot {
 pub struct UpperRoot {
     /// The upper itself.
     pub upper: BranchRoot,
-    /// The workdir: on the upper's filesystem, outside every branch, used by one mount only.
-    pub work: BranchRoot,
+    /// The workdir: on the upper's filesystem, outside every branch, used by one mount only. A mount that changes
+    /// nothing can do without, and then does not know what earlier mounts have noted in it.
+    pub work: Option<BranchRoot>,
+    /// Whether the mount may change anything.
+    pub writes: bool,
 }
 
 /// Every branch of one union, opened and checked.

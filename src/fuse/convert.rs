@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType as FuseType, INodeNo, TimeOrNow};
 use rustix::fs::{FileType, Timespec};
 
-use crate::branch::{Stat, rdev};
+use crate::branch::Stat;
 use crate::rules::ids::IdMaps;
 use crate::union::{Attr, NodeId, SetTime};
 
@@ -30,7 +30,7 @@ pub(super) fn file_attr(attr: &Attr, ids: &IdMaps) -> FileAttr {
         mtime: system_time(stat.st_mtime, stat.st_mtime_nsec as u32),
         ctime: system_time(stat.st_ctime, stat.st_ctime_nsec as u32),
         crtime: UNIX_EPOCH,
-        kind: file_type(crate::branch::stat_type(stat)),
+        kind: file_type(stat.kind()),
         perm: (stat.st_mode & 0o7777) as u16,
         nlink: attr.links,
         uid: ids.uid.shown(stat.st_uid),
@@ -64,8 +64,8 @@ pub(super) fn bare_attr(id: NodeId, kind: FileType) -> FileAttr {
 }
 
 fn device(stat: &Stat) -> u32 {
-    match crate::branch::stat_type(stat) {
-        FileType::CharacterDevice | FileType::BlockDevice => rdev(stat),
+    match stat.kind() {
+        FileType::CharacterDevice | FileType::BlockDevice => stat.rdev(),
         _ => 0,
     }
 }

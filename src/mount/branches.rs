@@ -20,11 +20,15 @@ use crate::options::{Access, MountOptions};
 /// Opens and checks every branch and the workdir.
 pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<BranchRoots, MountError> {
     let upper = options.upper.as_deref().map(|path| Opened::new(Role::Upper, path)).transpose()?;
-    let work = match options.access {
-        Access::ReadOnly => None,
-        Access::ReadWrite => options.work.as_deref(),
+    let work = match (&options.work, options.access) {
+        (None, _) => None,
+        (Some(path), Access::ReadWrite) => Some(Opened::new(Role::Work, path)?),
+        (Some(path), Access::ReadOnly) => match Opened::new(Role::Work, path) {
+            // Nothing is noted in it then.
+            Err(MountError::Missing(_)) => None,
+            opened => Some(opened?),
+        },
     };
-    let work = work.map(|path| Opened::new(Role::Work, path)).transpose()?;
     let lowers =
         options.lowers.iter().map(|path| Opened::new(Role::Lower, path)).collect::<Result<Vec<_>, _>>()?;
 
@@ -40,8 +44,12 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<Br
         (None, _) => Ok(BranchRoots { upper: None, lowers: lowers.collect() }),
         (Some(upper), Access::ReadOnly) => {
             lock::take(&upper.fd, Hold::Shared, || upper.dir())?;
-            let lowers = std::iter::once(upper.into_root()).chain(lowers).collect();
-            Ok(BranchRoots { upper: None, lowers })
+            let work = match work {
+                Some(work) => Some(work.into_root()),
+                None => work::find_beside(&upper.fd, &upper.path).map(|(path, fd)| BranchRoot { path, fd }),
+            };
+            let upper = UpperRoot { upper: upper.into_root(), work, writes: false };
+            Ok(BranchRoots { upper: Some(upper), lowers: lowers.collect() })
         }
         (Some(upper), Access::ReadWrite) => {
             writable(&upper)?;
@@ -61,7 +69,7 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<Br
                 }
             };
             lock::take(&work.fd, Hold::Exclusive, || work.dir())?;
-            let upper = UpperRoot { upper: upper.into_root(), work: work.into_root() };
+            let upper = UpperRoot { upper: upper.into_root(), work: Some(work.into_root()), writes: true };
             Ok(BranchRoots { upper: Some(upper), lowers: lowers.collect() })
         }
     }

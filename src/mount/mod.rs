@@ -81,6 +81,7 @@ fn serve(options: &MountOptions, ready: Ready) -> Result<(), MountError> {
         volatile: options.volatile,
         overlay_upper: options.overlay_upper,
         squashed: ids.uid.is_squashed() || ids.gid.is_squashed(),
+        noatime: options.flags.contains(rustix::mount::MountFlags::NOATIME),
     };
     crate::branch::keep_capabilities();
     let events = Events::listen()?;

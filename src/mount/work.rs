@@ -47,6 +47,15 @@ pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, Own
     Ok((parent_path.join(name), work))
 }
 
+/// The default workdir of `upper`, if an earlier mount has made one.
+pub(super) fn find_beside(upper: impl AsFd, path: &Path) -> Option<(PathBuf, OwnedFd)> {
+    let name = default_name(path.file_name()?);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let parent = place::open_parent(upper).ok()?;
+    let work = rustix::fs::openat(&parent, name.as_os_str(), flags, Mode::empty()).ok()?;
+    Some((path.with_file_name(name), work))
+}
+
 fn default_name(upper: &OsStr) -> OsString {
     let mut name = OsString::from(".");
     name.push(upper);

@@ -7,7 +7,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::BranchIndex;
+use super::BranchId;
 use super::name::{Name, Spelling};
 
 /// What a directory entry's type says, before anything is asked of the entry itself.
@@ -29,7 +29,7 @@ pub struct MergedEntry<K> {
     /// The name.
     pub name: Name,
     /// The topmost branch that holds it.
-    pub branch: BranchIndex,
+    pub branch: BranchId,
     /// Whether a branch further down holds a directory of that name as well, and this is one.
     pub merges: bool,
     /// What that topmost branch knows of it.
@@ -40,7 +40,7 @@ pub struct MergedEntry<K> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Supply<K> {
     /// See [`MergedEntry::branch`].
-    pub branch: BranchIndex,
+    pub branch: BranchId,
     /// See [`MergedEntry::merges`].
     pub merges: bool,
     /// See [`MergedEntry::known`].
@@ -104,6 +104,8 @@ pub const FIRST_COOKIE: u64 = 16;
 #[derive(Debug)]
 pub struct Merge<K> {
     rows: Vec<Row<K>>,
+    /// How many branches there are so far.
+    depth: u16,
 }
 
 /// What a branch says of a name.
@@ -111,27 +113,30 @@ pub struct Merge<K> {
 struct Row<K> {
     cookie: u64,
     name: Name,
-    branch: BranchIndex,
+    /// How many branches are above.
+    depth: u16,
+    branch: BranchId,
     says: Listed<K>,
 }
 
 impl<K> Default for Merge<K> {
     fn default() -> Self {
-        Self { rows: Vec::new() }
+        Self { rows: Vec::new(), depth: 0 }
     }
 }
 
 impl<K> Merge<K> {
     /// Lays the listing of the next branch down under what is there.
-    pub fn add(&mut self, branch: BranchIndex, listing: impl IntoIterator<Item = (Spelling, Listed<K>)>) {
+    pub fn add(&mut self, branch: BranchId, listing: impl IntoIterator<Item = (Spelling, Listed<K>)>) {
         for (spelling, listed) in listing {
             let (name, says) = match spelling {
                 Spelling::Entry(name) => (name, listed),
                 Spelling::Whiteout(name) => (name, Listed::Whiteout),
                 Spelling::Opaque | Spelling::Reserved => continue,
             };
-            self.rows.push(Row { cookie: cookie(&name), name, branch, says });
+            self.rows.push(Row { cookie: cookie(&name), name, depth: self.depth, branch, says });
         }
+        self.depth += 1;
     }
 
     /// The merged listing, in the order of the cookies.
@@ -139,7 +144,7 @@ impl<K> Merge<K> {
     pub fn finish(self) -> MergedListing<K> {
         let mut rows = self.rows;
         // A whiteout comes after the entry beside it, which it does not hide.
-        let order = |row: &Row<K>| (row.branch, matches!(row.says, Listed::Whiteout));
+        let order = |row: &Row<K>| (row.depth, matches!(row.says, Listed::Whiteout));
         rows.sort_unstable_by(|a, b| {
             (a.cookie, &a.name).cmp(&(b.cookie, &b.name)).then_with(|| order(a).cmp(&order(b)))
         });
@@ -147,7 +152,7 @@ impl<K> Merge<K> {
         // The name that a whiteout has hidden last, and whether the last entry may still merge.
         let mut hidden: Option<Name> = None;
         let mut merging = false;
-        for Row { cookie, name, branch, says } in rows {
+        for Row { cookie, name, branch, says, .. } in rows {
             if hidden.as_ref() == Some(&name) {
                 continue;
             }
@@ -193,7 +198,7 @@ mod tests {
         let mut merge = Merge::default();
         for (index, listing) in branches.iter().enumerate() {
             merge.add(
-                BranchIndex(index as u16),
+                BranchId(index as u16),
                 listing.iter().map(|(name, listed)| (Spelling::of(OsStr::new(name)), *listed)),
             );
         }
@@ -256,12 +261,12 @@ mod tests {
             merge.add(branch, listing.map(|i| (Spelling::Entry(name(i)), Listed::Leaf(()))));
             merge.finish()
         };
-        let mut listing = merge(&|i| i % 2 == 0, BranchIndex(1));
+        let mut listing = merge(&|i| i % 2 == 0, BranchId(1));
         for i in 0..500 {
-            let supply = Supply { branch: BranchIndex(0), merges: false, known: () };
+            let supply = Supply { branch: BranchId(0), merges: false, known: () };
             listing.set(&name(i), (i % 3 == 0).then_some(supply));
         }
-        assert_eq!(listing.0, merge(&|i| i % 3 == 0, BranchIndex(0)).0);
+        assert_eq!(listing.0, merge(&|i| i % 3 == 0, BranchId(0)).0);
     }
 
     #[test]
@@ -270,7 +275,7 @@ mod tests {
         let build = |keep: &dyn Fn(usize) -> bool| {
             let mut merge = Merge::default();
             let listing = names.iter().enumerate().filter(|(i, _)| keep(*i));
-            merge.add(BranchIndex(1), listing.map(|(_, n)| (Spelling::of(OsStr::new(n)), Listed::Leaf(()))));
+            merge.add(BranchId(1), listing.map(|(_, n)| (Spelling::of(OsStr::new(n)), Listed::Leaf(()))));
             merge.finish().0
         };
         let all = build(&|_| true);

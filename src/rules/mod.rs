@@ -8,19 +8,31 @@ pub mod name;
 pub mod plan;
 pub mod resolve;
 
-/// Where a branch stands in the stack: 0 is the upper, 1 the topmost lower.
-///
-/// A union without an upper has no branch 0; its lowers still start at 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BranchIndex(pub u16);
+use std::fmt;
 
-impl BranchIndex {
-    /// The one branch that is written.
+/// A branch, for as long as the mount lives: it says nothing of where the branch stands in the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BranchId(pub u16);
+
+impl BranchId {
+    /// The one branch that is written. A union without an upper has none of this id.
     pub const UPPER: Self = Self(0);
+    /// The workdir beside it, which is no branch.
+    pub const WORK: Self = Self(u16::MAX);
 
     /// Whether this is the writable branch.
     #[must_use]
     pub fn is_upper(self) -> bool {
         self == Self::UPPER
+    }
+}
+
+impl fmt::Display for BranchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::UPPER => f.write_str("the upper"),
+            Self::WORK => f.write_str("the workdir"),
+            Self(lower) => write!(f, "lower {lower}"),
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! Source of the format: OCI image-spec, `layer.md`, "Whiteouts"; `.wh..wh.` names: aufs(5).
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 const PREFIX: &[u8] = b".wh.";
@@ -33,6 +34,16 @@ pub enum BadName {
     TooLong,
     /// It is empty, `.` or `..`, or holds `/` or NUL.
     Malformed,
+}
+
+impl fmt::Display for BadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reserved => "begins with `.wh.`",
+            Self::TooLong => "is longer than 255 bytes",
+            Self::Malformed => "is empty, `.` or `..`, or holds `/` or NUL",
+        })
+    }
 }
 
 /// What a name found in a branch's directory stands for.

@@ -9,6 +9,8 @@
 //!   one is opaque from the moment it appears, and why a whiteout is cleared last.
 //! - A copy-up in place shows what showed before.
 
+use std::fmt;
+
 use super::name::Name;
 use super::resolve::{EntryStack, Found, Resolution};
 
@@ -94,6 +96,19 @@ pub enum Refusal {
     WhiteoutTooLong,
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "there is no such name",
+            Self::Exists => "the name is taken",
+            Self::NotADirectory => "it is not a directory",
+            Self::IsADirectory => "it is a directory",
+            Self::NotEmpty => "the directory is not empty",
+            Self::WhiteoutTooLong => "the name leaves no room for a whiteout",
+        })
+    }
+}
+
 /// One name of an operation: how it is spelt and what the branches say of it.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a> {
@@ -133,16 +148,18 @@ pub enum Replace {
 /// create, mkdir, mknod, symlink.
 ///
 /// # Errors
-/// [`Refusal::Exists`].
+/// [`Refusal::Exists`]; [`Refusal::WhiteoutTooLong`] over a whiteout that has the name itself.
 pub fn create(target: At<'_>, new: NewEntry) -> Result<Plan, Refusal> {
     refuse_existing(target)?;
-    let mut plan = Plan(vec![Step::Create(Side::Target)]);
+    let mut plan = Plan::default();
+    let has_whiteout = free_name(&mut plan, target)?;
+    plan.push(Step::Create(Side::Target));
     if new == NewEntry::Dir && target.stack.lowers.is_dir() {
         // The name is deleted, so its whiteout stands beside the new directory until the marker
         // inside has taken over.
         plan.push(Step::MarkOpaque(Side::Target));
     }
-    clear_whiteout(&mut plan, target, Side::Target);
+    clear_whiteout(&mut plan, has_whiteout);
     Ok(plan)
 }
 
@@ -201,8 +218,9 @@ pub fn link(source: At<'_>, target: At<'_>) -> Result<Plan, Refusal> {
         Resolution::Leaf(_) => bring_up(&mut plan, source, Side::Source),
     }
     refuse_existing(target)?;
+    let has_whiteout = free_name(&mut plan, target)?;
     plan.push(Step::Link);
-    clear_whiteout(&mut plan, target, Side::Target);
+    clear_whiteout(&mut plan, has_whiteout);
     Ok(plan)
 }
 
@@ -235,7 +253,7 @@ pub fn rename(source: At<'_>, target: At<'_>, content: Content, replace: Replace
     let mut plan = Plan::default();
     bring_up(&mut plan, source, Side::Source);
     opaque_for(&mut plan, source, Side::Source, target);
-    let mut target_whiteout = target.stack.upper.whiteout;
+    let mut target_whiteout = free_name(&mut plan, target)?;
     if let Some(Found::Dir { .. }) = target.stack.upper.found {
         // rename(2) replaces a directory only if it is empty on disk. A whiteout beside it takes
         // over what its markers do; over a lower leaf they do nothing.
@@ -246,9 +264,7 @@ pub fn rename(source: At<'_>, target: At<'_>, content: Content, replace: Replace
     }
     whiteout_if_lowers_show(&mut plan, source, Side::Source)?;
     plan.push(Step::Rename);
-    if target_whiteout {
-        plan.push(Step::ClearWhiteout(Side::Target));
-    }
+    clear_whiteout(&mut plan, target_whiteout);
     Ok(plan)
 }
 
@@ -305,8 +321,19 @@ fn whiteout_if_lowers_show(plan: &mut Plan, at: At<'_>, side: Side) -> Result<bo
     Ok(true)
 }
 
-fn clear_whiteout(plan: &mut Plan, at: At<'_>, side: Side) {
-    if at.stack.upper.whiteout {
-        plan.push(Step::ClearWhiteout(side));
+/// A whiteout as overlayfs makes it has the name itself. `.wh.NAME` takes over what it does, and it goes; what is
+/// made of the name is then made as over any whiteout. Says whether `.wh.NAME` stands by then.
+fn free_name(plan: &mut Plan, target: At<'_>) -> Result<bool, Refusal> {
+    let mut has_whiteout = target.stack.upper.whiteout;
+    if target.stack.upper.whiteout_inode {
+        has_whiteout |= whiteout_if_lowers_show(plan, target, Side::Target)?;
+        plan.push(Step::Unlink(Side::Target));
+    }
+    Ok(has_whiteout)
+}
+
+fn clear_whiteout(plan: &mut Plan, has_whiteout: bool) {
+    if has_whiteout {
+        plan.push(Step::ClearWhiteout(Side::Target));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::BranchIndex;
+use super::BranchId;
 
 /// What a branch holds under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +21,24 @@ pub enum Found {
 
 /// Everything one branch says of one name.
 ///
-/// Both fields may be set: a whiteout hides the branches below its own, never the entry beside it.
+/// An entry and a whiteout may both be there: a whiteout hides the branches below its own, never the entry beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The entry itself.
     pub found: Option<Found>,
-    /// Whether the branch holds a whiteout for the name.
+    /// Whether the branch holds a whiteout for the name, `.wh.NAME`.
     pub whiteout: bool,
+    /// Whether what has the name in the branch is a whiteout itself, as overlayfs makes them: then nothing is found,
+    /// and the name is taken.
+    pub whiteout_inode: bool,
+}
+
+impl Entry {
+    /// Whether it hides the branches below, whatever else it is.
+    #[must_use]
+    pub fn is_whiteout(&self) -> bool {
+        self.whiteout || self.whiteout_inode
+    }
 }
 
 /// Which branches supply a name.
@@ -37,9 +48,9 @@ pub enum Resolution {
     #[default]
     Absent,
     /// One branch, with something that is not a directory.
-    Leaf(BranchIndex),
+    Leaf(BranchId),
     /// A directory; its branches from the top down, at least one.
-    Merged(Vec<BranchIndex>),
+    Merged(Vec<BranchId>),
 }
 
 impl Resolution {
@@ -64,7 +75,7 @@ pub struct Resolver {
 
 impl Resolver {
     /// Takes the next branch's word. `Break` means that no branch below has a say.
-    pub fn hear(&mut self, branch: BranchIndex, entry: Entry) -> ControlFlow<()> {
+    pub fn hear(&mut self, branch: BranchId, entry: Entry) -> ControlFlow<()> {
         let merging = self.so_far.is_dir();
         match entry.found {
             Some(Found::Leaf) => {
@@ -84,7 +95,7 @@ impl Resolver {
             }
             None => {}
         }
-        if entry.whiteout {
+        if entry.is_whiteout() {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
@@ -112,7 +123,7 @@ impl EntryStack {
     #[must_use]
     pub fn visible(&self) -> Resolution {
         let mut resolver = Resolver::default();
-        if resolver.hear(BranchIndex::UPPER, self.upper).is_continue() {
+        if resolver.hear(BranchId::UPPER, self.upper).is_continue() {
             match (&mut resolver.so_far, &self.lowers) {
                 (Resolution::Merged(all), Resolution::Merged(lowers)) => all.extend(lowers),
                 (Resolution::Merged(_), _) => {}
@@ -134,26 +145,29 @@ impl EntryStack {
 mod tests {
     use super::*;
 
-    const NOTHING: Entry = Entry { found: None, whiteout: false };
-    const WHITEOUT: Entry = Entry { found: None, whiteout: true };
-    const LEAF: Entry = Entry { found: Some(Found::Leaf), whiteout: false };
-    const DIR: Entry = Entry { found: Some(Found::Dir { opaque: false }), whiteout: false };
-    const OPAQUE: Entry = Entry { found: Some(Found::Dir { opaque: true }), whiteout: false };
-    const DIR_BESIDE_WHITEOUT: Entry = Entry { found: Some(Found::Dir { opaque: false }), whiteout: true };
+    const NOTHING: Entry = Entry { found: None, whiteout: false, whiteout_inode: false };
+    const WHITEOUT: Entry = Entry { whiteout: true, ..NOTHING };
+    const WHITEOUT_INODE: Entry = Entry { whiteout_inode: true, ..NOTHING };
+    const LEAF: Entry = Entry { found: Some(Found::Leaf), ..NOTHING };
+    const DIR: Entry = Entry { found: Some(Found::Dir { opaque: false }), ..NOTHING };
+    const OPAQUE: Entry = Entry { found: Some(Found::Dir { opaque: true }), ..NOTHING };
+    const DIR_BESIDE_WHITEOUT: Entry = Entry { whiteout: true, ..DIR };
 
     fn merged(branches: &[u16]) -> Resolution {
-        Resolution::Merged(branches.iter().copied().map(BranchIndex).collect())
+        Resolution::Merged(branches.iter().copied().map(BranchId).collect())
     }
 
     /// Each row: the branches from the top down, and what users see of them.
     #[test]
     fn branches_are_heard_from_the_top_down() {
-        let leaf = |branch| Resolution::Leaf(BranchIndex(branch));
+        let leaf = |branch| Resolution::Leaf(BranchId(branch));
         let rows: &[(&[Entry], Resolution)] = &[
             (&[NOTHING, NOTHING], Resolution::Absent),
             (&[NOTHING, LEAF], leaf(1)),
             (&[LEAF, DIR], leaf(0)),
             (&[WHITEOUT, LEAF], Resolution::Absent),
+            (&[WHITEOUT_INODE, LEAF], Resolution::Absent),
+            (&[NOTHING, WHITEOUT_INODE, DIR], Resolution::Absent),
             (&[NOTHING, WHITEOUT, DIR], Resolution::Absent),
             (&[DIR, DIR, DIR], merged(&[0, 1, 2])),
             (&[DIR, NOTHING, DIR], merged(&[0, 2])),
@@ -167,7 +181,7 @@ mod tests {
         for (entries, expected) in rows {
             let mut resolver = Resolver::default();
             for (branch, entry) in entries.iter().enumerate() {
-                if resolver.hear(BranchIndex(branch as u16), *entry).is_break() {
+                if resolver.hear(BranchId(branch as u16), *entry).is_break() {
                     break;
                 }
             }
@@ -175,7 +189,7 @@ mod tests {
 
             let mut lowers = Resolver::default();
             for (branch, entry) in entries.iter().enumerate().skip(1) {
-                if lowers.hear(BranchIndex(branch as u16), *entry).is_break() {
+                if lowers.hear(BranchId(branch as u16), *entry).is_break() {
                     break;
                 }
             }

@@ -7,11 +7,9 @@ use rustix::fs::{FileType, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::Union;
 use super::copy_up::Data;
-use super::index::shown_links;
 use super::lookup::dir_links;
-use super::node::{Body, Node, NodeId};
-use super::numbering::Numbering;
-use crate::branch::{FileCapabilities, Stat, UpperObject, set_file_capabilities};
+use super::node::{Body, Node, NodeId, Place};
+use crate::branch::{FileCapabilities, Stat, UpperInode, set_file_capabilities};
 use crate::error::{Error, Result};
 
 /// A node's attributes, ids as on disk.
@@ -58,37 +56,41 @@ impl Union {
     /// Those of the branch that has them.
     pub fn getattr(&self, id: NodeId) -> Result<Attr> {
         let node = self.table.get(id)?;
-        self.attr(&node)
+        self.with_descriptors(|| self.attr(&node))
     }
 
     fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
-        let stat = self.with_object(node, |object| object.stat())?;
-        Ok(Attr { id: node.id, stat, links: self.links(node, &stat) })
+        let stat = self.stat_of(node)?;
+        Ok(Attr { id: node.id, stat, links: self.links(node, &stat)? })
     }
 
-    fn links(&self, node: &Node, stat: &Stat) -> u32 {
-        let state = node.state();
-        let body = state.body.clone();
-        let gone = matches!(state.place, super::node::Place::Gone(..));
-        drop(state);
-        match (&body, &self.upper) {
+    fn links(&self, node: &Arc<Node>, stat: &Stat) -> Result<u32> {
+        let (body, gone) = {
+            let state = node.state();
+            (state.body.clone(), matches!(state.place, Place::Gone(..)))
+        };
+        let on_disk = stat.st_nlink as u32;
+        Ok(match (&body, &self.upper) {
             (Body::Dir(_), _) if gone => 0,
             (Body::Dir(parts), _) => dir_links(parts.len(), stat),
-            (Body::Linked(number), Some(upper)) => match upper.index.copied_up(*number) {
-                Some(note) => shown_links(&note, stat),
+            // One of its links is in the workdir.
+            (Body::Unlinked, _) => on_disk.saturating_sub(1),
+            (Body::Linked(link), Some(upper)) => match upper.index.note(*link) {
+                Some(note) => note.shown_links(stat),
                 // Its last name is gone and so is the index's.
-                None => stat.st_nlink as u32,
+                None => on_disk,
             },
-            (Body::Leaf(branch), Some(upper)) if !branch.is_upper() => {
-                let number = Numbering::number(self.numbering.real(stat));
-                match upper.index.note(number, stat) {
-                    Some(note) if stat.st_nlink > 1 => shown_links(&note, stat),
-                    _ if gone => 0,
-                    _ => stat.st_nlink as u32,
+            (Body::Leaf(branch), Some(upper)) if !branch.is_upper() && stat.is_hard_linked() => {
+                let link = upper.index.find(stat, || self.inode(node)?.lasting_id(stat))?;
+                match link.and_then(|link| upper.index.note(link)) {
+                    Some(note) => note.shown_links(stat),
+                    None if gone => on_disk.saturating_sub(1),
+                    None => on_disk,
                 }
             }
-            _ => stat.st_nlink as u32,
-        }
+            (Body::Leaf(branch), _) if !branch.is_upper() && gone => 0,
+            _ => on_disk,
+        })
     }
 
     /// Changes attributes. `capabilities` says whether the caller may keep suid and sgid on a file whose
@@ -104,12 +106,14 @@ impl Union {
             return Err(Error::Invalid);
         }
         let data = if changes.size == Some(0) { Data::None } else { Data::Whole };
-        self.change(&node, data, &|object| {
-            if let Some(size) = changes.size {
-                set_file_capabilities(capabilities)?;
-                truncate(object, size)?;
-            }
-            apply(&node, object, changes)
+        self.with_descriptors(|| {
+            self.change(&node, data, &|inode| {
+                if let Some(size) = changes.size {
+                    set_file_capabilities(capabilities)?;
+                    truncate(inode, size)?;
+                }
+                apply(&node, inode, changes)
+            })
         })?;
         self.files.has_new_mode(id);
         self.attr(&node)
@@ -121,29 +125,29 @@ impl Union {
     /// Those of readlinkat(2).
     pub fn readlink(&self, id: NodeId) -> Result<OsString> {
         let node = self.table.get(id)?;
-        self.with_object(&node, |object| object.read_link())
+        self.with_descriptors(|| self.inode(&node)?.read_link())
     }
 }
 
-fn truncate(object: &UpperObject, size: u64) -> Result<()> {
-    object.truncate(size)?;
+fn truncate(inode: &UpperInode, size: u64) -> Result<()> {
+    inode.truncate(size)?;
     // A file whose data was not worth copying up is empty already, which is no change to the disk.
-    object.set_times(&times(None, Some(SetTime::Now)))
+    inode.set_times(&times(None, Some(SetTime::Now)))
 }
 
-fn apply(node: &Node, object: &UpperObject, changes: &Changes) -> Result<()> {
+fn apply(node: &Node, inode: &UpperInode, changes: &Changes) -> Result<()> {
     if changes.uid.is_some() || changes.gid.is_some() {
-        object.chown(changes.uid, changes.gid)?;
+        inode.chown(changes.uid, changes.gid)?;
     }
     if let Some(mode) = changes.mode
         && node.kind != FileType::Symlink
     {
         // The kernel has checked what this caller may set, sgid included.
         set_file_capabilities(FileCapabilities::Keep)?;
-        object.chmod(Mode::from_raw_mode(mode & 0o7777))?;
+        inode.chmod(Mode::from_raw_mode(mode & 0o7777))?;
     }
     if changes.atime.is_some() || changes.mtime.is_some() {
-        object.set_times(&times(changes.atime, changes.mtime))?;
+        inode.set_times(&times(changes.atime, changes.mtime))?;
     }
     Ok(())
 }

@@ -1,27 +1,24 @@
 //! How does a lower's entry come into the upper?
 //!
 //! Whole, staged in the workdir and published in one step, with owner, mode, times and attributes, and
-//! with its data on disk before its name appears. The change that asked for it is made to the staged copy: if it
-//! fails, nothing was copied up.
+//! with its data on disk before its name appears. All of it is read from one descriptor, so it is the inode that was
+//! meant. The change that asked for it is made to the staged copy: if it fails, nothing was copied up.
 //!
 //! The parent directory is not synced at once: until its new entry is on disk, a crash of the machine shows
 //! the lower's file, which is what was before. The first fsync(2) of anything beneath it syncs it too, see
 //! `io`.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{self, FileType, Mode};
+use rustix::fs::{FileType, Mode};
 
 use super::Union;
-use super::caches::OpenFile;
-use super::node::{Body, DirPart, Node, NodeId, Place};
-use super::numbering::Numbering;
-use super::probe::is_private_xattr;
-use crate::branch::{Object, Staged, Stat, UpperDir, UpperObject, stat_type};
+use super::index::LinkId;
+use super::node::{Body, DirPart, Node, Place};
+use crate::branch::{Inode, LastingId, Staged, Stat, UpperDir, UpperInode, WriteFile};
 use crate::error::{Error, Result};
-use crate::rules::BranchIndex;
-use crate::rules::name::Name;
+use crate::layer::is_private_xattr;
+use crate::rules::BranchId;
 use crate::rules::plan::Refusal;
 
 /// How much of a file is copied.
@@ -34,14 +31,16 @@ pub(super) enum Data {
 }
 
 /// What is to be done to the inode once it is in the upper.
-pub(super) type Change<'a> = &'a dyn Fn(&UpperObject) -> Result<()>;
+pub(super) type Change<'a> = &'a dyn Fn(&UpperInode) -> Result<()>;
 
 /// An entry in the workdir, with all that its original has.
 pub(super) struct Copy {
     pub(super) staged: Staged,
     pub(super) original: Stat,
+    /// By which the original's other names are known, if it has any and they are to follow.
+    key: Option<LastingId>,
     /// The data, open for writing, if it is a regular file.
-    file: Option<Arc<OwnedFd>>,
+    file: Option<WriteFile>,
 }
 
 impl Union {
@@ -53,16 +52,16 @@ impl Union {
     /// Changes a node's inode in the upper, where it is brought first if need be.
     pub(super) fn change(&self, node: &Arc<Node>, data: Data, change: Change<'_>) -> Result<()> {
         self.writable()?;
-        if let Some(()) = self.with_upper_object(node, change)? {
-            return Ok(());
+        if let Some(inode) = self.upper_inode(node)? {
+            return change(&inode);
         }
         if node.kind == FileType::Directory {
             return self.copy_up_dir(node, change);
         }
-        let _held = node.hold();
-        match self.with_upper_object(node, change)? {
+        let _locked = node.lock();
+        match self.upper_inode(node)? {
             // Somebody else was faster.
-            Some(()) => Ok(()),
+            Some(inode) => change(&inode),
             None => self.copy_up_leaf(node, data, change),
         }
     }
@@ -92,36 +91,39 @@ impl Union {
     }
 
     fn copy_up_one_dir(&self, dir: &Arc<Node>, change: Change<'_>) -> Result<()> {
-        let upper = self.writable()?;
-        let stage = upper.staging.dir();
-        let (copy, inside) = self.with_object(dir, |original| {
-            let (staged, inside) = upper.staging.make_dir(stage, upper.staging.fresh_name())?;
-            Ok((self.complete_copy(staged, original, original.stat()?, None)?, inside))
-        })?;
-        change(copy.staged.object())?;
+        let work = self.writable()?.work;
+        let original = self.inode(dir)?;
+        let (staged, inside) = work.make_dir(&work.stage()?, work.fresh_name())?;
+        let stat = original.stat()?;
+        self.copy_metadata(&staged, &original, &stat)?;
+        change(staged.inode())?;
+        let copy = inside.stat_self()?;
+        let real = self.stack.xino.real(&copy);
         if dir.is_gone() {
             // Removed, and still open: the copy has no name either once it is dropped.
-            let stat = copy.staged.object().stat()?;
-            self.files.pin(dir.id, object_path(copy.staged.object())?);
-            self.settle_in_upper(dir, &stat, None, None);
+            self.files.pin(dir.id, inside.upper_inode());
+            dir.state().body = Body::Dir([DirPart::new_in_upper(real, self.stack.devices_in_upper())].into());
             return Ok(());
         }
 
-        let (parent, _) = entry_place(dir).ok_or(Refusal::NotFound)?;
+        let (parent, _) = dir.entry().ok_or(Refusal::NotFound)?;
         let parent_dir = self.upper_dir(&parent)?;
-        let held = parent.hold();
+        let locked = parent.lock();
         if dir.is_in_upper() {
             // Somebody else was faster.
-            drop(held);
-            return self.with_upper_object(dir, change)?.ok_or(Error::Invalid);
+            drop(locked);
+            return change(&self.upper_inode(dir)?.ok_or(Error::Stale(dir.id.0))?);
         }
-        let (_, name) = entry_place(dir).ok_or(Refusal::NotFound)?;
-        parent_dir.keeping_times(|| copy.staged.commit(&parent_dir, name.as_os_str()))?;
+        let (now, name) = dir.entry().ok_or(Refusal::NotFound)?;
+        if !Arc::ptr_eq(&now, &parent) {
+            return Err(Error::Bug("a directory that is not in the upper has moved"));
+        }
+        parent_dir.keeping_times(|| staged.commit(&parent_dir, name.as_os_str()))?;
         self.dirs.put_upper(dir, inside);
         let mut state = dir.state();
         if let Body::Dir(lowers) = &state.body {
-            let parts = std::iter::once(DirPart::NEW_IN_UPPER).chain(lowers.iter().copied());
-            state.body = Body::Dir(parts.collect());
+            let new = DirPart::new_in_upper(real, self.stack.devices_in_upper());
+            state.body = Body::Dir(std::iter::once(new).chain(lowers.iter().copied()).collect());
         }
         drop(state);
         self.has_new_name(&parent);
@@ -136,127 +138,151 @@ impl Union {
         }
     }
 
-    /// The caller holds the node.
+    /// The caller has locked the node.
     fn copy_up_leaf(&self, node: &Arc<Node>, data: Data, change: Change<'_>) -> Result<()> {
-        let upper = self.writable()?;
-        let stage = upper.staging.dir();
+        let work = self.writable()?.work;
         // The lower's object is where it is: it needs no lock while it is copied.
-        let original = self.with_object(node, |object| Ok(object.clone()))?;
-        let copy = self.stage_leaf(stage, None, &original, data)?;
-        change(copy.staged.object())?;
-        if let Some(file) = &copy.file
-            && copy.original.st_size > 0
-            && data == Data::Whole
-            && !self.options.volatile
-        {
-            fs::fsync(file).map_err(|errno| Error::Sys { call: "fsync", errno })?;
-        }
+        let original = self.inode(node)?;
+        let copy = self.stage_leaf(&work.stage()?, None, &original, data)?;
+        change(copy.staged.inode())?;
+        self.sync_copy(&copy, data)?;
         self.publish_leaf(node, copy, change)
+    }
+
+    fn sync_copy(&self, copy: &Copy, data: Data) -> Result<()> {
+        let is_needed = copy.original.st_size > 0 && data == Data::Whole && !self.options.volatile;
+        match &copy.file {
+            Some(file) if is_needed => file.sync(),
+            _ => Ok(()),
+        }
     }
 
     /// Gives a copy its name, and the node its new body.
     fn publish_leaf(&self, node: &Arc<Node>, copy: Copy, change: Change<'_>) -> Result<()> {
-        let Copy { staged, original, file } = copy;
         loop {
-            let Some((parent, _)) = entry_place(node) else {
+            let Some((parent, _)) = node.entry() else {
                 // Unlinked before it was written to: the copy lives on without a name.
-                return self.publish_unnamed(node, staged, &original, file);
+                return self.publish_unnamed(node, copy);
             };
             let dir = self.bring_up_dir(&parent)?;
-            let held = parent.hold();
+            let locked = parent.lock();
             if node.is_in_upper() {
                 // A rename of a directory above has brought it along, as it was.
-                drop(held);
-                return self.with_upper_object(node, change)?.ok_or(Error::Invalid);
+                drop(locked);
+                return change(&self.upper_inode(node)?.ok_or(Error::Stale(node.id.0))?);
             }
-            let name = match entry_place(node) {
+            let name = match node.entry() {
                 Some((now, name)) if Arc::ptr_eq(&now, &parent) => name,
                 _ => continue,
             };
-            let stat = staged.object().stat()?;
-            let linked = self.tie_links(staged.object(), &original)?;
-            let published = dir.keeping_times(|| staged.commit(&dir, name.as_os_str()));
+            let Copy { staged, original, key, file } = copy;
+            let stat = staged.inode().stat()?;
+            let id = self.upper_id(staged.inode(), &stat);
+            let link = self.tie(key.as_ref(), staged.inode(), &original)?;
+            if let Err(e) = dir.keeping_times(|| staged.commit(&dir, name.as_os_str())) {
+                self.untie(link);
+                return Err(e);
+            }
             // From the moment that it has its name, the node is in the upper.
-            self.note_links(linked, &original, published)?;
-            self.settle_in_upper(node, &stat, linked, file);
+            self.publish_link(link, &stat);
+            self.settle_in_upper(node, &stat, id.as_ref(), link, file);
             self.has_new_name(&parent);
-            return self.cover(&original);
+            self.cover(key.as_ref(), &original);
+            return Ok(());
         }
     }
 
-    fn publish_unnamed(
-        &self,
-        node: &Arc<Node>,
-        staged: Staged,
-        original: &Stat,
-        file: Option<Arc<OwnedFd>>,
-    ) -> Result<()> {
-        let linked = self.tie_links(staged.object(), original)?;
-        self.note_links(linked, original, Ok(()))?;
-        let stat = staged.object().stat()?;
-        if linked.is_none() {
-            let pin = match (&file, &**staged.object()) {
-                (Some(file), _) | (None, Object::Open(file)) => Arc::clone(file),
-                (None, Object::At(dir, name)) => Arc::new(dir.open_path(name)?),
-            };
-            self.files.pin(node.id, pin);
+    fn publish_unnamed(&self, node: &Arc<Node>, copy: Copy) -> Result<()> {
+        let Copy { staged, original, key, file } = copy;
+        let stat = staged.inode().stat()?;
+        let id = self.upper_id(staged.inode(), &stat);
+        let link = self.tie(key.as_ref(), staged.inode(), &original)?;
+        self.publish_link(link, &stat);
+        if link.is_none() {
+            self.files.pin(node.id, staged.inode().clone());
         }
-        self.settle_in_upper(node, &stat, linked, file);
+        self.settle_in_upper(node, &stat, id.as_ref(), link, file);
         Ok(())
     }
 
-    /// Keeps the copy of a file with several lower names where the other names will find it. Answers the
-    /// number that they find it by.
-    pub(super) fn tie_links(&self, copy: &UpperObject, original: &Stat) -> Result<Option<NodeId>> {
-        if original.st_nlink < 2 || stat_type(original) == FileType::Directory {
+    /// Copies a lower file with several names up without giving the copy one in the upper: all names follow it. None
+    /// if its names cannot be told to follow.
+    pub(super) fn copy_up_linked(&self, node: &Arc<Node>) -> Result<Option<Stat>> {
+        let work = self.writable()?.work;
+        let _locked = node.lock();
+        if node.is_in_upper() {
             return Ok(None);
         }
-        let number = Numbering::number(self.numbering.real(original));
-        self.writable()?.index.keep_link(number, original, copy)?;
-        Ok(Some(number))
-    }
-
-    /// The other names lead to the copy from now on, or never, if it was not published.
-    fn note_links(&self, tied: Option<NodeId>, original: &Stat, published: Result<()>) -> Result<()> {
-        if let Some(number) = tied {
-            let index = &self.writable()?.index;
-            match &published {
-                Ok(()) => index.set_copied_up(number, original),
-                Err(_) => index.discard_link(number)?,
-            }
+        let original = self.inode(node)?;
+        if self.link_key(&original, &original.stat()?)?.is_none() {
+            return Ok(None);
         }
-        published
+        let copy = self.stage_leaf(&work.stage()?, None, &original, Data::Whole)?;
+        self.sync_copy(&copy, Data::Whole)?;
+        let stat = copy.original;
+        self.publish_unnamed(node, copy)?;
+        Ok(Some(stat))
     }
 
-    /// The upper covers one more of the names of a lower file, if it has several.
-    pub(super) fn cover(&self, lower: &Stat) -> Result<()> {
-        if lower.st_nlink > 1 && stat_type(lower) != FileType::Directory {
-            let index = &self.writable()?.index;
-            index.cover(Numbering::number(self.numbering.real(lower)), lower);
+    /// By which the other names of a lower file know its copy; None if it has none, or if notes are not kept.
+    fn link_key(&self, original: &Inode, stat: &Stat) -> Result<Option<LastingId>> {
+        let remembers = self.upper.as_ref().is_some_and(|upper| upper.index.remembers());
+        if remembers && stat.is_hard_linked() { original.lasting_id(stat) } else { Ok(None) }
+    }
+
+    /// By which an inode of the upper is known again after a remount.
+    pub(super) fn upper_id(&self, inode: &Inode, stat: &Stat) -> Option<LastingId> {
+        inode.lasting_id(stat).unwrap_or_else(|e| {
+            log::warn!("a number will be another one after a remount: {e}");
+            None
+        })
+    }
+
+    /// Keeps the copy of a file with several lower names where the other names will find it.
+    fn tie(&self, key: Option<&LastingId>, copy: &UpperInode, original: &Stat) -> Result<Option<LinkId>> {
+        let index = &self.writable()?.index;
+        key.map(|key| index.tie(key, original, copy)).transpose()
+    }
+
+    fn publish_link(&self, link: Option<LinkId>, copy: &Stat) {
+        if let (Some(link), Some(upper)) = (link, &self.upper) {
+            upper.index.publish(link, copy);
         }
-        Ok(())
     }
 
-    /// The node is in the upper from now on, and everybody follows it there.
+    /// Nothing has become of a copy that was tied.
+    pub(super) fn untie(&self, link: Option<LinkId>) {
+        let (Some(link), Some(upper)) = (link, &self.upper) else { return };
+        if let Err(e) = upper.index.untie(link) {
+            log::warn!("an unused copy stays in the workdir: {e}");
+        }
+    }
+
+    /// The node is in the upper from now on, and everybody follows it there. Not for directories.
     pub(super) fn settle_in_upper(
         &self,
         node: &Node,
         stat: &Stat,
-        linked: Option<NodeId>,
-        file: Option<Arc<OwnedFd>>,
+        id: Option<&LastingId>,
+        link: Option<LinkId>,
+        file: Option<WriteFile>,
     ) {
-        let real = self.numbering.real(stat);
+        let real = self.stack.xino.real(stat);
         if let Some(upper) = &self.upper {
-            upper.index.set_origin(real, linked.unwrap_or(node.id));
+            upper.index.set_origin(real, id, node.id);
         }
         self.table.move_to(node, real);
-        let body = match linked {
-            Some(number) => Body::Linked(number),
-            None if node.kind == FileType::Directory => Body::Dir([DirPart::NEW_IN_UPPER].into()),
-            None => Body::Leaf(BranchIndex::UPPER),
+        let mut state = node.state();
+        state.body = match link {
+            Some(link) => Body::Linked(link),
+            None => {
+                // Other names of a lower file that do not follow lead to another node.
+                state.other = state.other.take().filter(|other| other.body.is_in_upper());
+                Body::Leaf(BranchId::UPPER)
+            }
         };
-        node.state().body = body;
-        self.files.replace(node.id, file.map(OpenFile::for_writing));
+        drop(state);
+        self.files.replace(node.id, file);
     }
 
     /// Makes a copy of anything but a directory in the workdir, under a name that the caller gives if it
@@ -265,52 +291,33 @@ impl Union {
         &self,
         dir: &UpperDir,
         name: Option<&std::ffi::OsStr>,
-        original: &Object,
+        original: &Inode,
         data: Data,
     ) -> Result<Copy> {
-        let staging = &self.writable()?.staging;
+        let work = self.writable()?.work;
         let stat = original.stat()?;
-        let named = || name.map_or_else(|| staging.fresh_name(), ToOwned::to_owned);
-        let (staged, file) = match stat_type(&stat) {
+        let named = || name.map_or_else(|| work.fresh_name(), ToOwned::to_owned);
+        let (staged, file) = match stat.kind() {
             FileType::RegularFile => {
                 let (staged, file) = match name {
-                    Some(name) => staging.file_at(dir, name)?,
-                    None => staging.file(Mode::from_raw_mode(stat.st_mode))?,
+                    Some(name) => work.file_at(dir, name)?,
+                    None => work.file(Mode::from_raw_mode(stat.st_mode))?,
                 };
                 if data == Data::Whole && stat.st_size > 0 {
-                    self.copier.copy_data(original.open_read()?, &stat, &file)?;
+                    self.copier.copy_data(&original.open_read()?, &stat, &file)?;
                 }
                 (staged, Some(file))
             }
-            FileType::Symlink => (staging.make_symlink(dir, named(), &original.read_link()?)?, None),
-            kind => (staging.make_node(dir, named(), kind, stat.st_rdev)?, None),
+            FileType::Symlink => (work.make_symlink(dir, named(), &original.read_link()?)?, None),
+            kind => (work.make_node(dir, named(), kind, stat.st_rdev)?, None),
         };
-        self.complete_copy(staged, original, stat, file)
+        self.copy_metadata(&staged, original, &stat)?;
+        let key = self.link_key(original, &stat)?;
+        Ok(Copy { staged, original: stat, key, file })
     }
 
     /// Lets a staged entry take on what its original has besides data.
-    pub(super) fn complete_copy(
-        &self,
-        staged: Staged,
-        original: &Object,
-        stat: Stat,
-        file: Option<Arc<OwnedFd>>,
-    ) -> Result<Copy> {
-        staged.object().take_on(original, &stat, self.ownership(), |key| !is_private_xattr(key))?;
-        Ok(Copy { staged, original: stat, file })
-    }
-}
-
-fn object_path(object: &Object) -> Result<Arc<OwnedFd>> {
-    Ok(match object {
-        Object::Open(file) => Arc::clone(file),
-        Object::At(dir, name) => Arc::new(dir.open_path(name)?),
-    })
-}
-
-pub(super) fn entry_place(node: &Node) -> Option<(Arc<Node>, Name)> {
-    match &node.state().place {
-        Place::Entry(parent, name) => Some((Arc::clone(parent), name.clone())),
-        Place::Root | Place::Gone(..) => None,
+    pub(super) fn copy_metadata(&self, staged: &Staged, original: &Inode, stat: &Stat) -> Result<()> {
+        staged.inode().copy_metadata(original, stat, self.ownership(), |key| !is_private_xattr(key))
     }
 }

@@ -1,20 +1,17 @@
 //! create, mknod, mkdir, symlink, link: how does a new name come about?
 
-use std::cell::Cell;
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode};
 
 use super::Union;
-use super::caches::OpenFile;
 use super::copy_up::Data;
+use super::locked::{EntryRef, LockedNames};
 use super::lookup::Looked;
-use super::mutate::{Acts, Spot};
-use super::node::{Node, NodeId, Place};
+use super::node::NodeId;
 use crate::branch::{Caller, FileCapabilities, UpperDir, act_as, set_file_capabilities};
-use crate::error::Result;
-use crate::rules::plan::{self, NewEntry, Refusal};
+use crate::error::{Error, Result};
+use crate::rules::plan::{self, NewEntry};
 
 /// What is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -32,89 +29,91 @@ pub enum NewNode<'a> {
     },
 }
 
+impl NewNode<'_> {
+    fn entry(self) -> NewEntry {
+        match self {
+            Self::Dir(_) => NewEntry::Dir,
+            _ => NewEntry::Leaf,
+        }
+    }
+
+    fn sets_gid(self) -> bool {
+        match self {
+            Self::Dir(mode) | Self::Other { mode, .. } => Mode::from_raw_mode(mode).contains(Mode::SGID),
+            Self::Symlink(_) => false,
+        }
+    }
+}
+
 impl Union {
     /// Makes a new entry as the caller would have made it on the disk.
     ///
     /// # Errors
     /// EEXIST; EINVAL for a name that begins with `.wh.`; those of the upper.
     pub fn make(&self, parent: NodeId, name: &OsStr, new: NewNode<'_>, caller: Caller) -> Result<Looked> {
-        let spot = self.spot(parent, name)?;
-        let entry = match new {
-            NewNode::Dir(_) => NewEntry::Dir,
-            _ => NewEntry::Leaf,
-        };
-        let sets_gid = match new {
-            NewNode::Dir(mode) | NewNode::Other { mode, .. } => {
-                Mode::from_raw_mode(mode).contains(Mode::SGID)
-            }
-            NewNode::Symlink(_) => false,
-        };
-        let file = Cell::new(None);
-        let create = |dir: &UpperDir, name: &OsStr| {
-            if sets_gid {
-                // The kernel has taken sgid away where this caller may not set it.
-                set_file_capabilities(FileCapabilities::Keep)?;
-            }
-            act_as(caller, || match new {
-                NewNode::Dir(mode) => dir.make_dir(name, Mode::from_raw_mode(mode & 0o7777)),
-                NewNode::Symlink(target) => dir.make_symlink(name, target),
-                NewNode::Other { mode, device } => {
-                    let bits = Mode::from_raw_mode(mode & 0o7777);
-                    match FileType::from_raw_mode(mode) {
-                        FileType::RegularFile => dir.create(name, bits).map(|fd| file.set(Some(fd))),
-                        kind => dir.make_node(name, kind, bits, device),
-                    }
+        self.with_descriptors(|| {
+            let target = self.entry_ref(parent, name)?;
+            let mut file = None;
+            let mut create = |dir: &UpperDir, name: &OsStr| {
+                if new.sets_gid() {
+                    // The kernel has taken sgid away where this caller may not set it.
+                    set_file_capabilities(FileCapabilities::Keep)?;
                 }
-            })
-        };
-        let stage = self.perform(
-            None,
-            &spot,
-            |stage| Ok(plan::create(stage.target.at(), entry)?),
-            &Acts { create: &create, ..Acts::NONE },
-        )?;
-        let (node, looked) = self.look_at_new(&stage.target)?;
-        if let Some(fd) = file.take() {
-            // It may be of a mode that would not let us open it for writing again.
-            self.files.replace(node.id, Some(OpenFile::for_writing(Arc::new(fd))));
-        }
-        Ok(looked)
+                act_as(caller, || match new {
+                    NewNode::Dir(mode) => dir.make_dir(name, Mode::from_raw_mode(mode & 0o7777)),
+                    NewNode::Symlink(target) => dir.make_symlink(name, target),
+                    NewNode::Other { mode, device } => {
+                        let bits = Mode::from_raw_mode(mode & 0o7777);
+                        match FileType::from_raw_mode(mode) {
+                            FileType::RegularFile => dir.create(name, bits).map(|fd| file = Some(fd)),
+                            kind => dir.make_node(name, kind, bits, device),
+                        }
+                    }
+                })
+            };
+            let decide = |locked: &LockedNames| Ok(plan::create(locked.target.at(), new.entry())?);
+            let (locked, plan) = self.plan(None, &target, decide)?;
+            self.execute(&locked, &plan, Some(&mut create), None)?;
+            let (node, looked) = self.look_at_new(&locked.target)?;
+            if let Some(file) = file {
+                // It may be of a mode that would not let us open it for writing again.
+                self.files.replace(node.id, Some(file));
+            }
+            Ok(looked)
+        })
     }
 
-    /// Gives a file one more name.
+    /// Gives a file one more name. It is the inode that is meant which gets it, whatever its name leads to by now.
     ///
     /// # Errors
-    /// EEXIST; EINVAL for a name that begins with `.wh.`; those of the upper.
+    /// EEXIST; EINVAL for a name that begins with `.wh.`; those of the upper, which refuses a file that has lost its
+    /// last name.
     pub fn link(&self, id: NodeId, parent: NodeId, name: &OsStr) -> Result<Looked> {
-        let node = self.table.get(id)?;
-        let target = self.spot(parent, name)?;
-        let place = node.state().place.clone();
-        let Place::Entry(dir, old) = place else { return self.link_by_inode(&node, &target) };
-        let source = Spot { dir, name: old };
-        let stage = self.perform(
-            Some(&source),
-            &target,
-            |stage| {
-                let source = stage.source.as_ref().ok_or(Refusal::NotFound)?;
-                Ok(plan::link(source.at(), stage.target.at())?)
-            },
-            &Acts::NONE,
-        )?;
-        Ok(self.look_at_new(&stage.target)?.1)
-    }
-
-    /// Gives a file one more name that has lost the one that we knew it by. The disk refuses if that was its
-    /// last.
-    fn link_by_inode(&self, node: &Arc<Node>, target: &Spot) -> Result<Looked> {
-        self.bring_up(node, Data::Whole)?;
-        let object = self.with_upper_object(node, |object| Ok(object.clone()))?.ok_or(Refusal::NotFound)?;
-        let create = |dir: &UpperDir, name: &OsStr| dir.link(&object, name);
-        let stage = self.perform(
-            None,
-            target,
-            |stage| Ok(plan::create(stage.target.at(), NewEntry::Leaf)?),
-            &Acts { create: &create, ..Acts::NONE },
-        )?;
-        Ok(self.look_at_new(&stage.target)?.1)
+        self.with_descriptors(|| {
+            let node = self.table.get(id)?;
+            let target = self.entry_ref(parent, name)?;
+            let inode = || self.upper_inode(&node)?.ok_or(Error::Stale(id.0));
+            let locked = match node.entry() {
+                Some((dir, name)) => {
+                    let source = EntryRef { dir, name };
+                    let decide =
+                        |locked: &LockedNames| Ok(plan::link(locked.source()?.at(), locked.target.at())?);
+                    let (locked, plan) = self.plan(Some(&source), &target, decide)?;
+                    self.execute(&locked, &plan, None, Some(&inode()?))?;
+                    locked
+                }
+                // It has lost the name that we knew it by.
+                None => {
+                    self.bring_up(&node, Data::Whole)?;
+                    let inode = inode()?;
+                    let mut create = |dir: &UpperDir, name: &OsStr| dir.link(&inode, name);
+                    let decide = |locked: &LockedNames| Ok(plan::create(locked.target.at(), NewEntry::Leaf)?);
+                    let (locked, plan) = self.plan(None, &target, decide)?;
+                    self.execute(&locked, &plan, Some(&mut create), None)?;
+                    locked
+                }
+            };
+            Ok(self.look_at_new(&locked.target)?.1)
+        })
     }
 }

@@ -1,28 +1,57 @@
 //! How are a plan's steps done on the upper?
 //!
-//! In their order, each by one or two system calls. If one fails, what was made ahead of it goes again.
+//! In their order, each by one or two system calls. If one fails before anything shows, what was made ahead of it
+//! goes again. Once the new state shows, the operation has succeeded: what is left to do is tidying up.
+
+use std::ffi::OsStr;
 
 use rustix::fs::FileType;
 
 use super::Union;
-use super::mutate::{Acts, Stage};
-use crate::branch::UpperDir;
+use super::locked::LockedNames;
+use crate::branch::{UpperDir, UpperInode};
 use crate::error::{Error, Result};
 use crate::rules::name::{MarkerName, Name, Spelling};
 use crate::rules::plan::{Plan, Refusal, Side, Step};
 
+/// How [`Step::Create`] makes the new entry.
+pub(super) type Create<'a> = &'a mut dyn FnMut(&UpperDir, &OsStr) -> Result<()>;
+
 impl Union {
-    /// Does the steps of a plan that has no preparations left.
-    pub(super) fn execute(&self, stage: &Stage<'_>, plan: &Plan, acts: &Acts<'_>) -> Result<()> {
+    /// Does the steps of a plan that has no preparations left. `create` is for a plan that makes an entry, `linked`
+    /// the inode for one that gives a file one more name.
+    pub(super) fn execute(
+        &self,
+        locked: &LockedNames,
+        plan: &Plan,
+        mut create: Option<Create<'_>>,
+        linked: Option<&UpperInode>,
+    ) -> Result<()> {
         let mut made = Vec::new();
         let mut shows = false;
         for step in plan.steps() {
-            if let Err(e) = self.execute_step(stage, *step, acts) {
+            if matches!(step, Step::ClearMarkers(_)) {
+                // From its first marker on the whiteouts do what the markers did.
+                made.clear();
+            }
+            let done = match (step, &mut create) {
+                (Step::Create(side), Some(create)) => {
+                    let entry = locked.side(*side)?;
+                    create(entry.upper()?, entry.entry.name.as_os_str())
+                }
+                (Step::Link, _) => {
+                    let to = &locked.target;
+                    let from = linked.ok_or(Error::Bug("a link to nothing"))?;
+                    to.upper()?.link(from, to.entry.name.as_os_str())
+                }
+                _ => self.execute_step(locked, *step),
+            };
+            if let Err(e) = done {
                 if shows {
-                    // It is done, as everybody can see. What is left to do is tidying up, and the steps after
-                    // this one count on it: a whiteout that stays beside a new directory keeps it opaque.
+                    // It is done, as everybody can see. The steps after this one count on it: a whiteout that stays
+                    // beside a new directory keeps it opaque.
                     log::warn!("a marker more or less than needed stays in the upper: {e}");
-                    return Ok(());
+                    break;
                 }
                 // Nothing shows yet that did not show before. The whiteouts that were made ahead are not
                 // needed any more.
@@ -35,66 +64,62 @@ impl Union {
             }
             match step {
                 Step::Whiteout(side) => {
-                    let scene = stage.side(*side)?;
-                    made.push((scene.upper()?, &scene.spot.name));
+                    let entry = locked.side(*side)?;
+                    made.push((entry.upper()?, &entry.entry.name));
                 }
-                // From here on the whiteouts do what the markers did.
-                Step::ClearMarkers(_) => made.clear(),
+                // The whiteout does what the one did that had the name.
+                Step::Unlink(_) => made.clear(),
                 Step::Create(_) | Step::Link | Step::Rename | Step::Exchange => shows = true,
                 _ => {}
             }
         }
+        self.relist(&locked.target);
+        if let Some(source) = &locked.source {
+            self.relist(source);
+        }
         Ok(())
     }
 
-    fn execute_step(&self, stage: &Stage<'_>, step: Step, acts: &Acts<'_>) -> Result<()> {
+    fn execute_step(&self, locked: &LockedNames, step: Step) -> Result<()> {
         match step {
-            Step::CopyUp(_) | Step::Complete(_) => Err(Error::Invalid),
+            Step::CopyUp(_) | Step::Complete(_) => Err(Error::Bug("a preparation is not executed")),
+            Step::Create(_) | Step::Link => Err(Error::Bug("a step without what it makes")),
             Step::Whiteout(side) => {
-                let scene = stage.side(side)?;
-                let marker = scene.spot.name.whiteout().ok_or(Refusal::WhiteoutTooLong)?;
-                self.writable()?.staging.make_marker(scene.upper()?, marker.as_os_str())
+                let entry = locked.side(side)?;
+                let marker = entry.entry.name.whiteout().ok_or(Refusal::WhiteoutTooLong)?;
+                self.writable()?.work.make_marker(entry.upper()?, marker.as_os_str())
             }
             Step::ClearWhiteout(side) => {
-                let scene = stage.side(side)?;
-                clear_whiteout(scene.upper()?, &scene.spot.name)
-            }
-            Step::Create(side) => {
-                let scene = stage.side(side)?;
-                (acts.create)(scene.upper()?, scene.spot.name.as_os_str())
-            }
-            Step::Link => {
-                let (from, to) = (stage.side(Side::Source)?, &stage.target);
-                let file = from.upper()?.upper_at(from.spot.name.as_os_str());
-                to.upper()?.link(&file, to.spot.name.as_os_str())
+                let entry = locked.side(side)?;
+                clear_whiteout(entry.upper()?, &entry.entry.name)
             }
             Step::MarkOpaque(side) => {
-                let scene = stage.side(side)?;
-                let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
+                let entry = locked.side(side)?;
+                let dir = entry.upper()?.open_upper_dir(entry.entry.name.as_os_str())?;
                 // Users see no change in a directory that is about to be moved.
                 dir.keeping_times(|| self.mark_opaque(&dir))
             }
             Step::ClearMarkers(side) => {
-                let scene = stage.side(side)?;
-                let dir = scene.upper()?.open_upper_dir(scene.spot.name.as_os_str())?;
+                let entry = locked.side(side)?;
+                let dir = entry.upper()?.open_upper_dir(entry.entry.name.as_os_str())?;
                 dir.keeping_times(|| self.clear_markers(&dir))
             }
             Step::Unlink(side) => {
-                let scene = stage.side(side)?;
-                scene.upper()?.unlink(scene.spot.name.as_os_str())
+                let entry = locked.side(side)?;
+                entry.upper()?.unlink(entry.entry.name.as_os_str())
             }
             Step::RemoveDir(side) => {
-                let scene = stage.side(side)?;
-                scene.upper()?.remove_dir(scene.spot.name.as_os_str())
+                let entry = locked.side(side)?;
+                entry.upper()?.remove_dir(entry.entry.name.as_os_str())
             }
             Step::Rename => {
-                let (from, to) = (stage.side(Side::Source)?, &stage.target);
-                let (old, new) = (from.spot.name.as_os_str(), to.spot.name.as_os_str());
+                let (from, to) = (locked.side(Side::Source)?, &locked.target);
+                let (old, new) = (from.entry.name.as_os_str(), to.entry.name.as_os_str());
                 from.upper()?.rename(old, to.upper()?, new)
             }
             Step::Exchange => {
-                let (from, to) = (stage.side(Side::Source)?, &stage.target);
-                let (old, new) = (from.spot.name.as_os_str(), to.spot.name.as_os_str());
+                let (from, to) = (locked.side(Side::Source)?, &locked.target);
+                let (old, new) = (from.entry.name.as_os_str(), to.entry.name.as_os_str());
                 from.upper()?.exchange(old, to.upper()?, new)
             }
         }
@@ -102,13 +127,13 @@ impl Union {
 
     /// Makes a directory of the upper opaque.
     pub(super) fn mark_opaque(&self, dir: &UpperDir) -> Result<()> {
-        self.writable()?.staging.make_marker(dir, MarkerName::opaque().as_os_str())
+        self.writable()?.work.make_marker(dir, MarkerName::opaque().as_os_str())
     }
 
     /// Removes every marker from a directory of the upper that shows nothing.
     fn clear_markers(&self, dir: &UpperDir) -> Result<()> {
         for entry in dir.list()? {
-            let is_device = entry.kind == FileType::CharacterDevice && self.options.overlay_upper;
+            let is_device = entry.kind == FileType::CharacterDevice && self.stack.devices_in_upper();
             match Spelling::of(&entry.name) {
                 Spelling::Entry(_) if !is_device => {}
                 // AUFS' own: directories among them, never entries.

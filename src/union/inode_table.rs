@@ -2,18 +2,23 @@
 //!
 //! The kernel knows an inode by its [`NodeId`], which is also the `st_ino` that users see. The table
 //! maps it to a [`Node`] for as long as the kernel's lookup count says, and never gives the number to
-//! another inode in that time.
+//! another inode in that time. A name that is known leads to the node that has it before any number does: not
+//! every filesystem shows one inode under one number for ever.
 //!
 //! The table's lock is never held across a system call.
 
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, Weak};
 
 use foldhash::HashMap;
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 use rustix::fs::FileType;
 
 use super::node::{Node, NodeId, NodeState, Place, RealId};
 use crate::error::{Error, Result};
+use crate::rules::name::Name;
 
 /// All nodes that the kernel knows.
 #[derive(Debug, Default)]
@@ -24,6 +29,8 @@ pub struct InodeTable {
 #[derive(Debug, Default)]
 struct Inner {
     slots: HashMap<NodeId, Slot>,
+    /// The same nodes by directory and name: the last that they were found under.
+    names: HashTable<Arc<Node>>,
     /// Inodes whose own number was taken when they came.
     aliases: HashMap<RealId, NodeId>,
     aliases_given: u64,
@@ -55,11 +62,29 @@ pub enum NumberTaken {
 
 /// Whether a node that is handed out is also handed to the kernel, which will forget it some day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handed {
-    /// It is: one more lookup is counted.
-    ToKernel,
+pub enum Lookup {
+    /// It is: one more lookup is counted (the protocol's `nlookup`).
+    Counted,
     /// It is not: a node that the kernel does not know is not remembered either.
-    ToUs,
+    Internal,
+}
+
+/// What was found under a name.
+#[derive(Debug)]
+pub struct FoundInode {
+    /// The number that it shows, if that is free.
+    pub number: NodeId,
+    /// Its type.
+    pub kind: FileType,
+    /// Its position, body and real inode.
+    pub state: NodeState,
+    /// The inode that it was before it was copied up, where that is known.
+    pub lower: Option<RealId>,
+    /// Whether the filesystem may show it under another number once nobody holds it: then it is whatever has its
+    /// name.
+    pub renumbers: bool,
+    /// Whether it may have other names.
+    pub hard_linked: bool,
 }
 
 impl InodeTable {
@@ -82,69 +107,99 @@ impl InodeTable {
         self.inner.lock().slots.get(&id).map(|slot| Arc::clone(&slot.node))
     }
 
-    /// The node of the inode `state.real`: the one that is known, or a new one under its number, or under
-    /// another if that one is taken. A known one gets the position that it was just found under, if the kernel
-    /// has asked for it. `lower` is the inode that it was before it was copied up, where that is known.
-    pub fn intern(
-        &self,
-        number: NodeId,
-        kind: FileType,
-        state: NodeState,
-        lower: Option<RealId>,
-        handed: Handed,
-        taken: NumberTaken,
-    ) -> Option<Arc<Node>> {
+    /// The node that was last found under a name, if the kernel knows it.
+    #[must_use]
+    pub fn find_name(&self, dir: &Arc<Node>, name: &Name) -> Option<Arc<Node>> {
+        self.inner.lock().named(dir, name)
+    }
+
+    /// The node of an inode that was found: the one that has the name and is the same, else the one that is known
+    /// under its number, or a new one, under another number if that one is taken. A known one gets the position
+    /// that it was just found under, if the kernel has asked for it. None if the number is taken and that is to be
+    /// reported.
+    pub fn intern(&self, found: FoundInode, lookup: Lookup, taken: NumberTaken) -> Option<Arc<Node>> {
         let inner = &mut *self.inner.lock();
+        let FoundInode { number, kind, state, lower, renumbers, hard_linked } = found;
         let real = state.real;
-        let id = match inner.aliases.get(&real) {
-            Some(alias) => *alias,
-            None => match inner.slots.get(&number) {
-                Some(slot) if !slot.node.is_inode(kind, real, lower) => {
-                    if taken == NumberTaken::Report {
-                        return None;
-                    }
-                    // A branch may be a union itself, and show aliases of its own.
-                    while inner.slots.contains_key(&NodeId(FIRST_ALIAS - inner.aliases_given)) {
-                        inner.aliases_given += 1;
-                    }
-                    let alias = NodeId(FIRST_ALIAS - inner.aliases_given);
-                    if handed == Handed::ToKernel {
-                        inner.aliases_given += 1;
-                        inner.aliases.insert(real, alias);
-                    }
-                    alias
-                }
-                _ => number,
-            },
+        let named = match &state.place {
+            Place::Entry(dir, name) => inner.named(dir, name),
+            Place::Root | Place::Gone(..) => None,
         };
-        if let Some(slot) = inner.slots.get_mut(&id) {
-            slot.lookups += u64::from(handed == Handed::ToKernel);
-            let mut known = slot.node.state();
-            known.real = real;
-            if handed == Handed::ToKernel || matches!(known.place, Place::Gone(..)) {
-                known.gain(state.place);
+        let same = |node: &Node| {
+            let has_name = renumbers && node.kind == kind && node.is_in_upper() == state.body.is_in_upper();
+            has_name || node.is_inode(kind, real, lower)
+        };
+        let known = match named {
+            Some(node) if same(&node) => Some(node),
+            named => {
+                // What had the name has it no more.
+                if let (Some(node), Place::Entry(dir, name), Lookup::Counted) = (named, &state.place, lookup)
+                {
+                    inner.lose(&node, dir, name);
+                }
+                let id = inner.aliases.get(&real).copied().unwrap_or(number);
+                let slot = inner.slots.get(&id).map(|slot| Arc::clone(&slot.node));
+                slot.filter(|node| (!renumbers || hard_linked) && node.is_inode(kind, real, lower))
+            }
+        };
+        if let Some(node) = known {
+            if let Some(slot) = inner.slots.get_mut(&node.id) {
+                slot.lookups += u64::from(lookup == Lookup::Counted);
+            }
+            if lookup == Lookup::Counted || node.is_gone() {
+                inner.gain(&node, state.place);
+                let mut known = node.state();
                 // The parts of a directory that is known are known better, unless nobody could look into it. A file
                 // is where its name leads.
                 if kind != FileType::Directory || known.body.is_closed() {
                     known.body = state.body;
                 }
+                known.real = real;
             }
-            drop(known);
-            return Some(Arc::clone(&slot.node));
+            return Some(node);
         }
-        let orphan = inner.orphans.get(&id).and_then(Weak::upgrade);
-        let node = match orphan.filter(|orphan| orphan.kind == kind && orphan.state().real == real) {
+        let id = if inner.slots.contains_key(&number) {
+            if taken == NumberTaken::Report {
+                return None;
+            }
+            inner.alias(real, lookup)
+        } else {
+            number
+        };
+        let node = match inner.orphan(id, kind, &state, renumbers) {
             Some(orphan) => {
                 orphan.state().place = state.place;
                 orphan
             }
             None => Node::detached(id, kind, state),
         };
-        if handed == Handed::ToKernel {
-            inner.orphans.remove(&id);
-            inner.slots.insert(id, Slot { node: Arc::clone(&node), lookups: 1 });
+        if lookup == Lookup::Counted {
+            inner.orphans.remove(&node.id);
+            inner.slots.insert(node.id, Slot { node: Arc::clone(&node), lookups: 1 });
+            inner.index_name(&node);
         }
         Some(node)
+    }
+
+    /// A node learns of a name.
+    pub fn gain(&self, node: &Arc<Node>, place: Place) {
+        self.inner.lock().gain(node, place);
+    }
+
+    /// A node learns that a name is no more.
+    pub fn lose(&self, node: &Arc<Node>, dir: &Arc<Node>, name: &Name) {
+        self.inner.lock().lose(node, dir, name);
+    }
+
+    /// One name of a node is another one from now on, without a moment in between.
+    pub fn rename(&self, node: &Arc<Node>, (dir, name): (&Arc<Node>, &Name), to: Place) {
+        let inner = &mut *self.inner.lock();
+        inner.unindex_name(node);
+        let mut state = node.state();
+        state.lose(dir, name);
+        state.gain(to);
+        drop(state);
+        inner.index_name(node);
     }
 
     /// The number under which an inode is known, or would be if it were looked up.
@@ -169,10 +224,12 @@ impl InodeTable {
             return None;
         }
         let node = inner.slots.remove(&id)?.node;
+        inner.unindex_name(&node);
         if inner.slots.len() < inner.slots.capacity() / 8 && inner.slots.capacity() > SMALL_TABLE {
             // A walk over everything must not cost memory for ever.
             let left = inner.slots.len();
             inner.slots.shrink_to(left * 2);
+            inner.names.shrink_to(left * 2, hash_of);
         }
         let real = node.state().real;
         if inner.aliases.get(&real) == Some(&id) {
@@ -198,27 +255,110 @@ impl InodeTable {
     }
 }
 
+impl Inner {
+    fn named(&self, dir: &Arc<Node>, name: &Name) -> Option<Arc<Node>> {
+        let found = self.names.find(hash(dir.id, name), |node| node.state().place.is(dir, name));
+        found.map(Arc::clone)
+    }
+
+    /// Puts a node that the kernel knows where its name leads to.
+    fn index_name(&mut self, node: &Arc<Node>) {
+        if self.slots.get(&node.id).is_some_and(|slot| Arc::ptr_eq(&slot.node, node))
+            && matches!(node.state().place, Place::Entry(..))
+        {
+            self.names.insert_unique(hash_of(node), Arc::clone(node), hash_of);
+        }
+    }
+
+    fn unindex_name(&mut self, node: &Arc<Node>) {
+        if let Ok(entry) = self.names.find_entry(hash_of(node), |known| Arc::ptr_eq(known, node)) {
+            entry.remove();
+        }
+    }
+
+    fn gain(&mut self, node: &Arc<Node>, place: Place) {
+        let moves = match &place {
+            Place::Entry(dir, name) => !node.state().place.is(dir, name),
+            Place::Root | Place::Gone(..) => true,
+        };
+        if moves {
+            self.unindex_name(node);
+            node.state().gain(place);
+            self.index_name(node);
+        }
+    }
+
+    fn lose(&mut self, node: &Arc<Node>, dir: &Arc<Node>, name: &Name) {
+        self.unindex_name(node);
+        node.state().lose(dir, name);
+        self.index_name(node);
+    }
+
+    /// A forgotten directory that is found again.
+    fn orphan(&self, id: NodeId, kind: FileType, found: &NodeState, renumbers: bool) -> Option<Arc<Node>> {
+        if kind != FileType::Directory {
+            return None;
+        }
+        let by_number = self.orphans.get(&id).and_then(Weak::upgrade);
+        if let Some(orphan) = by_number.filter(|orphan| orphan.state().real == found.real) {
+            return Some(orphan);
+        }
+        let Place::Entry(dir, name) = &found.place else { return None };
+        let orphans = || self.orphans.values().filter_map(Weak::upgrade);
+        if renumbers { orphans().find(|orphan| orphan.state().place.is(dir, name)) } else { None }
+    }
+
+    /// A number that no inode on disk has.
+    fn alias(&mut self, real: RealId, lookup: Lookup) -> NodeId {
+        // A branch may be a union itself, and show aliases of its own.
+        while self.slots.contains_key(&NodeId(FIRST_ALIAS - self.aliases_given)) {
+            self.aliases_given += 1;
+        }
+        let alias = NodeId(FIRST_ALIAS - self.aliases_given);
+        if lookup == Lookup::Counted {
+            self.aliases_given += 1;
+            self.aliases.insert(real, alias);
+        }
+        alias
+    }
+}
+
+fn hash(dir: NodeId, name: &Name) -> u64 {
+    FixedState::with_seed(dir.0).hash_one(name)
+}
+
+fn hash_of(node: &Arc<Node>) -> u64 {
+    match node.state().place.last() {
+        Some((dir, name)) => hash(dir.id, name),
+        None => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::node::Body;
     use super::*;
-    use crate::rules::BranchIndex;
+    use crate::rules::BranchId;
     use crate::rules::name::Name;
 
     fn state(real: u64) -> NodeState {
-        let body = Body::Leaf(BranchIndex(1));
-        NodeState { place: Place::Root, other: None, body, real: real_id(real) }
+        NodeState::found(Place::Root, Body::Leaf(BranchId(1)), real_id(real))
     }
 
     fn real_id(ino: u64) -> RealId {
-        RealId { filesystem: 0, ino }
+        RealId { filesystem: 0, ino, birth: 0 }
+    }
+
+    fn found(number: u64, state: NodeState) -> FoundInode {
+        let kind = match state.body {
+            Body::Dir(_) => FileType::Directory,
+            _ => FileType::RegularFile,
+        };
+        FoundInode { number: NodeId(number), kind, state, lower: None, renumbers: false, hard_linked: false }
     }
 
     fn intern(table: &InodeTable, number: u64, real: u64) -> Arc<Node> {
-        let kind = FileType::RegularFile;
-        table
-            .intern(NodeId(number), kind, state(real), None, Handed::ToKernel, NumberTaken::GiveAlias)
-            .unwrap()
+        table.intern(found(number, state(real)), Lookup::Counted, NumberTaken::GiveAlias).unwrap()
     }
 
     #[test]
@@ -246,8 +386,7 @@ mod tests {
     fn a_number_in_use_is_not_given_to_another_inode() {
         let table = InodeTable::default();
         let first = intern(&table, 7, 7);
-        let kind = FileType::RegularFile;
-        let report = table.intern(NodeId(7), kind, state(8), None, Handed::ToKernel, NumberTaken::Report);
+        let report = table.intern(found(7, state(8)), Lookup::Counted, NumberTaken::Report);
         assert!(report.is_none());
         let other = intern(&table, 7, 8);
         assert_ne!(first.id, other.id);
@@ -273,15 +412,13 @@ mod tests {
     fn a_forgotten_directory_that_is_a_position_is_found_again() {
         let table = InodeTable::default();
         let dir = || {
-            let place = NodeState { body: Body::Dir([].into()), ..state(3) };
-            let kind = FileType::Directory;
-            table.intern(NodeId(3), kind, place, None, Handed::ToKernel, NumberTaken::GiveAlias).unwrap()
+            let dir = NodeState { body: Body::Dir([].into()), ..state(3) };
+            table.intern(found(3, dir), Lookup::Counted, NumberTaken::GiveAlias).unwrap()
         };
         let first = dir();
         let position = Place::Entry(Arc::clone(&first), Name::new("f".as_ref()).unwrap());
         let file = NodeState { place: position, ..state(7) };
-        let kind = FileType::RegularFile;
-        table.intern(NodeId(7), kind, file, None, Handed::ToKernel, NumberTaken::GiveAlias);
+        table.intern(found(7, file), Lookup::Counted, NumberTaken::GiveAlias);
         drop(table.forget(NodeId(3), 1));
         let known_by_its_file = Arc::as_ptr(&first);
         drop(first);
@@ -294,9 +431,28 @@ mod tests {
     #[test]
     fn what_the_kernel_does_not_know_is_not_remembered() {
         let table = InodeTable::default();
-        let kind = FileType::RegularFile;
-        let node = table.intern(NodeId(7), kind, state(7), None, Handed::ToUs, NumberTaken::GiveAlias);
+        let node = table.intern(found(7, state(7)), Lookup::Internal, NumberTaken::GiveAlias);
         assert_eq!(node.unwrap().id, NodeId(7));
         assert!(table.inner.lock().slots.is_empty());
+    }
+
+    #[test]
+    fn a_name_leads_to_its_node_whatever_the_number_is_by_now() {
+        let table = InodeTable::default();
+        let dir = Node::detached(NodeId(3), FileType::Directory, state(3));
+        let look = |ino: u64, renumbers: bool| {
+            let place = Place::Entry(Arc::clone(&dir), Name::new("f".as_ref()).unwrap());
+            let file = FoundInode { renumbers, ..found(ino, NodeState { place, ..state(ino) }) };
+            table.intern(file, Lookup::Counted, NumberTaken::GiveAlias).unwrap()
+        };
+        let first = look(7, true);
+        assert!(Arc::ptr_eq(&first, &look(8, true)));
+        let other = look(9, false);
+        assert_eq!(other.id, NodeId(9));
+        assert!(first.is_gone(), "the name is another inode's");
+        for node in [&first, &other] {
+            table.forget(node.id, 3);
+        }
+        assert!(table.inner.lock().names.is_empty());
     }
 }

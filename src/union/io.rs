@@ -4,19 +4,18 @@
 //! and a node has one open file at a time. So a copy-up happens on the first write and never on an open,
 //! and every reader, writer and mapping follows it.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use rustix::fs::{self, FallocateFlags, FileType, Mode, SeekFrom};
-use rustix::io::{self, Errno};
+use rustix::fs::{FallocateFlags, FileType, Mode, SeekFrom};
+use rustix::io::Errno;
 
 use super::Union;
-use super::caches::OpenFile;
-use super::copy_up::{Data, entry_place};
+use super::copy_up::Data;
 use super::node::{Body, Node, NodeId};
-use crate::branch::{FileCapabilities, set_file_capabilities};
-use crate::error::{Error, Result};
+use super::open_files::Plain;
+use crate::branch::{FileCapabilities, ReadFile, WriteFile, set_file_capabilities};
+use crate::error::{Error, Place, Result};
+use crate::rules::BranchId;
 use crate::rules::plan::Refusal;
 
 /// What a change of a file's data came to.
@@ -34,17 +33,7 @@ impl Union {
     /// # Errors
     /// Those of pread(2).
     pub fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let file = self.reader(&self.table.get(id)?)?;
-        let mut done = 0;
-        while done < buffer.len() {
-            match io::pread(&file, &mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(Error::Sys { call: "pread", errno }),
-            }
-        }
-        Ok(done)
+        self.reader(&self.table.get(id)?)?.read_at(offset, buffer)
     }
 
     /// Writes all of `data`, to the upper.
@@ -59,19 +48,7 @@ impl Union {
         capabilities: FileCapabilities,
     ) -> Result<Written> {
         let file = self.writer(&self.table.get(id)?)?;
-        stripping(&file, capabilities, || {
-            let mut done = 0;
-            while done < data.len() {
-                match io::pwrite(&file.fd, &data[done..], offset + done as u64) {
-                    Ok(written) => done += written,
-                    Err(Errno::INTR) => {}
-                    // What is written is written: the caller is told how much.
-                    Err(_) if done > 0 => break,
-                    Err(errno) => return Err(Error::Sys { call: "pwrite", errno }),
-                }
-            }
-            Ok(done)
-        })
+        stripping(&file, capabilities, |file| file.write_at(offset, data))
     }
 
     /// Waits until the file is on disk: with its name, if it was copied up.
@@ -80,22 +57,24 @@ impl Union {
     /// Those of fsync(2).
     pub fn fsync(&self, id: NodeId, data_only: bool) -> Result<()> {
         let node = self.table.get(id)?;
-        if self.options.volatile || !node.is_in_upper() {
+        if self.options.volatile || !node.is_in_upper() || self.writable().is_err() {
             return Ok(());
         }
-        let file = self.reader(&node)?;
-        let (result, call) =
-            if data_only { (fs::fdatasync(&file), "fdatasync") } else { (fs::fsync(&file), "fsync") };
-        result.map_err(|errno| Error::Sys { call, errno })?;
+        let (file, _) = self.writer(&node)?;
+        if data_only {
+            file.sync_data()?
+        } else {
+            file.sync()?
+        }
         if matches!(node.state().body, Body::Linked(_)) {
-            self.writable()?.index.sync()?;
+            self.upper()?.index.sync()?;
         }
         self.sync_names(&node)
     }
 
     /// Syncs the directories above a node in which copy-ups have made names that may not be on disk yet.
     fn sync_names(&self, node: &Node) -> Result<()> {
-        let mut at = entry_place(node);
+        let mut at = node.entry();
         while let Some((dir, _)) = at {
             if dir.is_in_upper() && self.unsynced.lock().contains(&dir.id) {
                 // Taken off the list first: a name that is made during the sync puts it on again.
@@ -104,7 +83,7 @@ impl Union {
                     self.unsynced.lock().insert(dir.id);
                 })?;
             }
-            at = entry_place(&dir);
+            at = dir.entry();
         }
         Ok(())
     }
@@ -115,7 +94,8 @@ impl Union {
     /// Those of fsync(2).
     pub fn fsync_dir(&self, id: NodeId) -> Result<()> {
         let node = self.table.get(id)?;
-        if self.options.volatile || !node.is_in_upper() || node.is_gone() {
+        let no_need = self.options.volatile || !node.is_in_upper() || node.is_gone();
+        if no_need || self.writable().is_err() {
             return Ok(());
         }
         self.upper_dir(&node)?.sync()?;
@@ -136,11 +116,7 @@ impl Union {
     ) -> Result<Written> {
         let mode = FallocateFlags::from_bits(mode).ok_or(Error::NotSupported)?;
         let file = self.writer(&self.table.get(id)?)?;
-        stripping(&file, capabilities, || {
-            fs::fallocate(&file.fd, mode, offset, length)
-                .map_err(|errno| Error::Sys { call: "fallocate", errno })?;
-            Ok(0)
-        })
+        stripping(&file, capabilities, |file| file.allocate(mode, offset, length).map(|()| 0))
     }
 
     /// The next data, or the next hole, at or after an offset.
@@ -148,8 +124,7 @@ impl Union {
     /// # Errors
     /// Those of lseek(2): ENXIO beyond the end.
     pub fn seek(&self, id: NodeId, to: SeekFrom) -> Result<u64> {
-        let file = self.reader(&self.table.get(id)?)?;
-        fs::seek(&file, to).map_err(|errno| Error::Sys { call: "lseek", errno })
+        self.reader(&self.table.get(id)?)?.seek(to)
     }
 
     /// Copies a range from one file to another, within the kernel if the disk can.
@@ -166,63 +141,64 @@ impl Union {
         // The source is opened last: it may be the file that the writer has just brought up.
         let out = self.writer(&self.table.get(to.0)?)?;
         let source = self.reader(&self.table.get(from.0)?)?;
-        let (mut read_at, mut write_at) = (from.1, to.1);
-        stripping(&out, capabilities, || {
-            match fs::copy_file_range(&source, Some(&mut read_at), &out.fd, Some(&mut write_at), length) {
-                Ok(copied) => Ok(copied),
-                Err(Errno::XDEV) => Err(Error::NotSupported),
-                Err(errno) => Err(Error::Sys { call: "copy_file_range", errno }),
+        stripping(&out, capabilities, |file| match file.copy_range(&source, from.1, to.1, length) {
+            Ok(copied) => Ok(copied),
+            Err(Errno::XDEV) => Err(Error::NotSupported),
+            Err(errno) => {
+                let place = Place::branch(BranchId::UPPER);
+                Err(Error::Sys { call: "copy_file_range", errno, place })
             }
         })
     }
 
     /// The node's file, open for reading at least.
-    fn reader(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+    fn reader(&self, node: &Arc<Node>) -> Result<ReadFile> {
         if let Some(open) = self.files.get(node.id) {
-            return Ok(open.fd);
+            return Ok(open.for_reading().clone());
         }
         refuse_non_file(node)?;
-        let was_in_upper = node.is_in_upper();
-        let fd = Arc::new(self.with_object(node, |object| object.open_read())?);
-        let file = OpenFile::for_reading(Arc::clone(&fd));
-        self.files.put_if(node.id, file, || node.is_in_upper() == was_in_upper);
-        Ok(fd)
+        self.with_descriptors(|| {
+            let was_in_upper = node.is_in_upper();
+            let file = self.inode(node)?.open_read()?;
+            self.files.put_if(node.id, file.clone(), || node.is_in_upper() == was_in_upper);
+            Ok(file)
+        })
     }
 
     /// The node's file in the upper, open for writing; copied up if it was not there.
-    fn writer(&self, node: &Arc<Node>) -> Result<OpenFile> {
-        let open = || self.files.get(node.id).filter(|file| file.writable);
-        if let Some(file) = open() {
+    fn writer(&self, node: &Arc<Node>) -> Result<(WriteFile, Plain)> {
+        if let Some(file) = self.files.get_for_writing(node.id) {
             return Ok(file);
         }
         refuse_non_file(node)?;
-        self.bring_up(node, Data::Whole)?;
-        if let Some(file) = open() {
-            return Ok(file);
-        }
-        let fd = self.with_upper_object(node, |object| object.open_write())?;
-        let file = OpenFile::for_writing(Arc::new(fd.ok_or(Error::Invalid)?));
-        self.files.replace(node.id, Some(file.clone()));
-        Ok(file)
+        self.with_descriptors(|| {
+            self.bring_up(node, Data::Whole)?;
+            if let Some(file) = self.files.get_for_writing(node.id) {
+                return Ok(file);
+            }
+            let file = self.upper_inode(node)?.ok_or(Error::Stale(node.id.0))?.open_write()?;
+            let plain = self.files.replace(node.id, Some(file.clone()));
+            Ok((file, plain))
+        })
     }
 }
 
 /// Changes a file's data with the caller's right to suid and sgid, and finds out whether that took them away.
 fn stripping(
-    file: &OpenFile,
+    (file, plain): &(WriteFile, Plain),
     capabilities: FileCapabilities,
-    change: impl FnOnce() -> Result<usize>,
+    change: impl FnOnce(&WriteFile) -> Result<usize>,
 ) -> Result<Written> {
     set_file_capabilities(capabilities)?;
     let mut mode_changed = false;
-    let looks = capabilities == FileCapabilities::Strip && !file.plain.load(Ordering::Relaxed);
+    let looks = capabilities == FileCapabilities::Strip && !plain.get();
     if looks {
-        let stat = fs::fstat(&file.fd).map_err(|errno| Error::Sys { call: "fstat", errno })?;
-        mode_changed = Mode::from_raw_mode(stat.st_mode).intersects(Mode::SUID | Mode::SGID);
+        let mode = Mode::from_raw_mode(file.inode().stat()?.st_mode);
+        mode_changed = mode.intersects(Mode::SUID | Mode::SGID);
     }
-    let bytes = change()?;
+    let bytes = change(file)?;
     if looks {
-        file.plain.store(true, Ordering::Relaxed);
+        plain.set();
     }
     Ok(Written { bytes, mode_changed })
 }

@@ -7,14 +7,13 @@ use rustix::fs::FileType;
 
 use super::Union;
 use super::attr::Attr;
-use super::index::shown_links;
-use super::inode_table::{Handed, NumberTaken};
+use super::inode_table::{FoundInode, Lookup, NumberTaken};
 use super::node::{Body, Node, NodeId, NodeState, Place, RealId};
-use super::numbering::Numbering;
-use super::probe::{OpenPart, Seen};
-use crate::branch::{Stat, stat_type};
-use crate::error::Result;
-use crate::rules::BranchIndex;
+use super::stack::{OpenPart, Seen};
+use super::xino::Xino;
+use crate::branch::{LastingId, Stat};
+use crate::error::{Error, Result};
+use crate::rules::BranchId;
 use crate::rules::name::{BadName, Name};
 
 /// A node that was found, and its attributes.
@@ -30,11 +29,7 @@ pub struct Looked {
 
 /// A node as the disk shows it, before the table is asked who it is.
 struct Sketch {
-    number: NodeId,
-    /// The inode in a lower, if this is its copy.
-    lower: Option<RealId>,
-    kind: FileType,
-    state: NodeState,
+    found: FoundInode,
     stat: Stat,
     links: u32,
     name_is_stable: bool,
@@ -52,54 +47,56 @@ impl Union {
             Err(BadName::Reserved) => return Ok(None),
             Err(bad) => return Err(bad.into()),
         };
-        let parent = self.table.get(parent)?;
-        if parent.is_gone() {
-            return Ok(None);
-        }
-        let (parts, _held) = self.hold_open(&parent)?;
-        let found = self.look(&parent, &parts, &name, Handed::ToKernel)?;
-        Ok(found.map(|(_, looked)| looked))
+        self.with_descriptors(|| {
+            let parent = self.table.get(parent)?;
+            if parent.is_gone() {
+                return Ok(None);
+            }
+            let (parts, _locked) = self.lock_open(&parent, Node::lock_shared)?;
+            let found = self.look(&parent, &parts, &name, Lookup::Counted)?;
+            Ok(found.map(|(_, looked)| looked))
+        })
     }
 
-    /// The node under a name, without telling the kernel. The caller holds the directory.
+    /// The node under a name, without telling the kernel. The caller has locked the directory.
     pub(super) fn peek(
         &self,
         parent: &Arc<Node>,
         parts: &[OpenPart],
         name: &Name,
     ) -> Result<Option<Arc<Node>>> {
-        Ok(self.look(parent, parts, name, Handed::ToUs)?.map(|(node, _)| node))
+        Ok(self.look(parent, parts, name, Lookup::Internal)?.map(|(node, _)| node))
     }
 
-    /// The caller holds the directory.
+    /// The caller has locked the directory.
     pub(super) fn look(
         &self,
         parent: &Arc<Node>,
         parts: &[OpenPart],
         name: &Name,
-        handed: Handed,
+        lookup: Lookup,
     ) -> Result<Option<(Arc<Node>, Looked)>> {
-        let seen = self.see(parts, name)?;
-        self.meet(parent, parts, name, &seen, handed)
+        let seen = self.stack.see(parts, name)?;
+        self.meet(parent, parts, name, &seen, lookup)
     }
 
-    /// The node of what was just seen under a name. The caller has held the directory since.
+    /// The node of what was just seen under a name. The caller has had the directory locked since.
     pub(super) fn meet(
         &self,
         parent: &Arc<Node>,
         parts: &[OpenPart],
         name: &Name,
         seen: &Seen,
-        handed: Handed,
+        lookup: Lookup,
     ) -> Result<Option<(Arc<Node>, Looked)>> {
-        let Some(sketch) = self.sketch(parent, name, seen)? else { return Ok(None) };
-        let Some(found) = self.settle(sketch, handed, NumberTaken::Report) else {
-            let seen = self.see(parts, name)?;
-            let Some(sketch) = self.sketch(parent, name, &seen)? else { return Ok(None) };
-            return Ok(self.settle(sketch, handed, NumberTaken::GiveAlias));
+        let Some(sketch) = self.sketch(parent, parts, name, seen)? else { return Ok(None) };
+        let Some(found) = self.settle(sketch, lookup, NumberTaken::Report) else {
+            let seen = self.stack.see(parts, name)?;
+            let Some(sketch) = self.sketch(parent, parts, name, &seen)? else { return Ok(None) };
+            return Ok(self.settle(sketch, lookup, NumberTaken::GiveAlias));
         };
         // What the kernel does not know will not be forgotten either.
-        if let (Seen::Dir { opened, .. }, Handed::ToKernel) = (seen, handed) {
+        if let (Seen::Dir { opened, .. }, Lookup::Counted) = (seen, lookup) {
             for (branch, dir) in opened {
                 self.dirs.put_lower(&found.0, *branch, dir.clone());
             }
@@ -107,10 +104,11 @@ impl Union {
         Ok(Some(found))
     }
 
-    fn settle(&self, sketch: Sketch, handed: Handed, taken: NumberTaken) -> Option<(Arc<Node>, Looked)> {
-        let Sketch { number, lower, kind, state, stat, links, name_is_stable } = sketch;
-        let node = self.table.intern(number, kind, state, lower, handed, taken)?;
-        if handed == Handed::ToKernel && stat.st_nlink > 1 && kind != FileType::Directory {
+    fn settle(&self, sketch: Sketch, lookup: Lookup, taken: NumberTaken) -> Option<(Arc<Node>, Looked)> {
+        let Sketch { found, stat, links, name_is_stable } = sketch;
+        let is_dir = found.kind == FileType::Directory;
+        let node = self.table.intern(found, lookup, taken)?;
+        if lookup == Lookup::Counted && stat.st_nlink > 1 && !is_dir {
             // Should it have lost a name before: this one leads to it as well.
             self.files.unpin(node.id);
         }
@@ -118,67 +116,115 @@ impl Union {
         Some((node, Looked { attr, name_is_stable }))
     }
 
-    fn sketch(&self, parent: &Arc<Node>, name: &Name, seen: &Seen) -> Result<Option<Sketch>> {
+    fn sketch(
+        &self,
+        parent: &Arc<Node>,
+        parts: &[OpenPart],
+        name: &Name,
+        seen: &Seen,
+    ) -> Result<Option<Sketch>> {
         let place = Place::Entry(Arc::clone(parent), name.clone());
         match seen {
             Seen::Absent => Ok(None),
-            Seen::Leaf { branch, stat } => self.sketch_leaf(place, *branch, *stat).map(Some),
-            Seen::Dir { parts, stat, lower, .. } => {
-                let real = self.numbering.real(lower.as_ref().unwrap_or(stat));
-                Ok(Some(Sketch {
-                    number: self.number_of(real),
-                    lower: None,
+            Seen::Leaf { branch, stat } => {
+                let inode_id = || lasting_id(parts, *branch, name, stat);
+                self.sketch_leaf(place, *branch, *stat, inode_id).map(Some)
+            }
+            Seen::Dir { parts: children, stat, .. } => {
+                let numbered = seen.number_part().ok_or(Error::Bug("a directory without parts"))?;
+                let inode_id = || lasting_id(parts, numbered.branch, name, stat);
+                let found = FoundInode {
+                    number: self.number_of(numbered.real, inode_id),
                     kind: FileType::Directory,
-                    links: dir_links(parts.len(), stat),
-                    state: NodeState { place, other: None, body: Body::Dir(parts[..].into()), real },
+                    state: NodeState::found(place, Body::Dir(children[..].into()), numbered.real),
+                    lower: None,
+                    renumbers: self.stack.renumbers(numbered.branch),
+                    hard_linked: false,
+                };
+                Ok(Some(Sketch {
+                    found,
+                    links: dir_links(children.len(), stat),
                     stat: *stat,
-                    name_is_stable: parts.iter().all(|part| !part.closed),
+                    name_is_stable: children.iter().all(|part| !part.closed),
                 }))
             }
         }
     }
 
-    fn sketch_leaf(&self, place: Place, branch: BranchIndex, stat: Stat) -> Result<Sketch> {
-        let kind = stat_type(&stat);
-        let real = self.numbering.real(&stat);
-        let number = self.number_of(real);
-        let mut sketch = Sketch {
+    fn sketch_leaf(
+        &self,
+        place: Place,
+        branch: BranchId,
+        stat: Stat,
+        inode_id: impl Fn() -> Result<Option<LastingId>>,
+    ) -> Result<Sketch> {
+        let real = self.stack.xino.real(&stat);
+        let link = match &self.upper {
+            Some(upper) if stat.is_hard_linked() && branch.is_upper() => upper.index.find_copy(stat.st_ino),
+            Some(upper) if stat.is_hard_linked() => upper.index.find(&stat, &inode_id)?,
+            _ => None,
+        };
+        let note = link.and_then(|link| Some((link, self.upper.as_ref()?.index.note(link)?)));
+        let renumbers = self.stack.renumbers(branch);
+        let found = |number, body, real, lower| FoundInode {
             number,
-            kind,
-            lower: None,
-            state: NodeState { place, other: None, body: Body::Leaf(branch), real },
-            stat,
-            links: stat.st_nlink as u32,
-            name_is_stable: true,
+            kind: stat.kind(),
+            state: NodeState::found(place, body, real),
+            lower,
+            renumbers,
+            hard_linked: stat.is_hard_linked(),
         };
-        let Some(upper) = &self.upper else { return Ok(sketch) };
-        if stat.st_nlink < 2 {
-            return Ok(sketch);
-        }
-        let note = if branch.is_upper() {
-            upper.index.copied_up(number)
-        } else {
-            sketch.name_is_stable = false;
-            upper.index.note(number, &stat)
-        };
-        if let Some(note) = note {
-            if note.copied_up {
-                sketch.stat = upper.index.link(number)?.stat()?;
-                sketch.state.body = Body::Linked(number);
-                sketch.lower = Some(real);
-                sketch.state.real = self.numbering.real(&sketch.stat);
-                sketch.name_is_stable = true;
+        match note {
+            Some((link, note)) if note.copied_up => {
+                // All names lead to the copy, and show its number.
+                let copy = self.upper()?.index.copy(link)?;
+                let copied = copy.stat()?;
+                let copied_real = self.stack.xino.real(&copied);
+                let number = self.number_of(copied_real, || copy.lasting_id(&copied));
+                let found = found(number, Body::Linked(link), copied_real, Some(real));
+                let links = note.shown_links(&copied);
+                Ok(Sketch { found, stat: copied, links, name_is_stable: true })
             }
-            sketch.links = shown_links(&note, &sketch.stat);
+            note => {
+                let links = note.map_or(stat.st_nlink as u32, |(_, note)| note.shown_links(&stat));
+                // The copy gets the name that was looked up last.
+                let name_is_stable = branch.is_upper() || !stat.is_hard_linked() || self.writable().is_err();
+                let found = found(self.number_of(real, inode_id), Body::Leaf(branch), real, None);
+                Ok(Sketch { found, stat, links, name_is_stable })
+            }
         }
-        Ok(sketch)
     }
 
-    /// The number that an inode on disk shows.
-    pub(super) fn number_of(&self, real: RealId) -> NodeId {
-        let noted = self.upper.as_ref().and_then(|upper| upper.index.origin(real));
-        noted.unwrap_or(Numbering::number(real))
+    /// The number that an inode on disk shows. `inode_id` tells its lasting name, if it is the upper's.
+    pub(super) fn number_of(
+        &self,
+        real: RealId,
+        inode_id: impl FnOnce() -> Result<Option<LastingId>>,
+    ) -> NodeId {
+        let id = || {
+            inode_id().unwrap_or_else(|e| {
+                log::debug!("a number is not the one that was noted: {e}");
+                None
+            })
+        };
+        let noted = self.upper.as_ref().and_then(|upper| upper.index.origin(real, id));
+        noted.unwrap_or(Xino::number(real.filesystem, real.ino))
     }
+}
+
+/// By which name an entry is known again after a remount.
+pub(super) fn lasting_id(
+    parts: &[OpenPart],
+    branch: BranchId,
+    name: &Name,
+    stat: &Stat,
+) -> Result<Option<LastingId>> {
+    let dir = parts.iter().find(|open| open.part.branch == branch);
+    let dir = &dir.ok_or(Error::Bug("a name without its directory"))?.dir;
+    let inode = dir.open_inode(name.as_os_str())?;
+    let now = inode.stat()?;
+    // Another inode has the name by now.
+    if now.st_ino == stat.st_ino { inode.lasting_id(&now) } else { Ok(None) }
 }
 
 /// A merged directory has as many links as its parts together have subdirectories, and nobody has counted

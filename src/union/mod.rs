@@ -1,41 +1,45 @@
 //! The meeting point: every branch is asked, the rules decide, the upper is changed.
 //!
-//! One file an operation, and beneath them what they share: `probe` asks the branches,
-//! `mutate` has a plan made and `execute` does it, `copy_up` brings entries into the upper, `objects` finds the
-//! inode behind a node. Each operation is a method of [`Union`].
+//! One file an operation, and beneath them what they share. Parts that stand alone have types of their own: [`Stack`]
+//! asks the branches, [`Index`] keeps what the workdir notes, [`InodeTable`] knows the nodes, [`FileCache`] and
+//! [`DirCache`] what is open, [`ListingCache`] what is being listed. `locked` holds the names of an operation still
+//! while the rules plan it and `execute` does it; `copy_up` and `copy_up_tree` bring entries into the upper;
+//! `real_inode` finds the inode behind a node, and makes sure that it is the one that was meant.
 //!
 //! # Locks, in the order in which they are taken
 //!
-//! 1. `rename`: whoever changes names in two directories, or completes a directory.
-//! 2. A file's own (`Node::hold`): one copy-up at a time of one file, however long.
-//! 3. A directory's own: to look up, list or change names in it. Never held while data is copied, but
-//!    by a directory rename, and then only within that directory.
-//! 4. The short ones: a node's state, the caches, the inode table. Never held across a system call.
+//! 1. A file's own (`Node::lock`): one copy-up at a time of one file, however long.
+//! 2. A directory's own: shared to look up or list names in it, exclusively to change them. Never held while data is
+//!    copied. Several are locked in the order of their numbers; that two renames do not move each
+//!    other's directories meanwhile is the kernel's doing.
+//! 3. The short ones: the inode table, a node's state, the caches. Never held across a system call.
 //!
-//! A directory's descriptor is fetched before its lock is taken: opening it may need its parent's.
+//! A directory's descriptor is fetched before its lock is taken: opening it may need its parent's. What is found
+//! without a lock is compared with what was meant.
 
 mod attr;
-mod caches;
-mod complete;
 mod copy_up;
+mod copy_up_tree;
 mod create;
 mod execute;
 mod index;
 #[doc(hidden)] // For benches/inode_table.rs.
 pub mod inode_table;
 mod io;
+mod listings;
+mod locked;
 mod lookup;
-mod mutate;
+mod names;
 #[doc(hidden)] // For benches/inode_table.rs.
 pub mod node;
-mod numbering;
-mod objects;
-mod positions;
-mod probe;
+mod open_files;
 mod readdir;
+mod real_inode;
 mod remove;
 mod rename;
+mod stack;
 mod xattr;
+mod xino;
 
 pub use attr::{Attr, Changes, SetTime};
 pub use create::NewNode;
@@ -46,6 +50,7 @@ pub use readdir::{DirItem, Found, PlusItem};
 pub use rename::RenameMode;
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -53,15 +58,16 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
-use crate::branch::{BranchRoot, BranchRoots, Copier, Dir, Ownership, Staging, UpperDir};
+use crate::branch::{Atime, BranchRoot, BranchRoots, Copier, Dir, LastingId, Ownership, UpperDir, WorkDir};
 use crate::error::{Error, Result};
-use crate::rules::BranchIndex;
+use crate::rules::BranchId;
 use crate::rules::name::Name;
-use caches::{DirCache, FileCache, ListingCache};
 use index::Index;
 use inode_table::InodeTable;
-use node::{Body, DirPart, Node, NodeState, Place, RealId};
-use numbering::Numbering;
+use listings::ListingCache;
+use node::{Body, Node, NodeState, Place, RealId};
+use open_files::{DirCache, FileCache};
+use stack::Stack;
 
 /// The kernel's limit for the value of an extended attribute.
 const XATTR_SIZE_MAX: usize = 64 * 1024;
@@ -75,36 +81,43 @@ pub struct UnionOptions {
     pub overlay_upper: bool,
     /// All files are shown as owned by one user or group, so copies need not keep their owners.
     pub squashed: bool,
+    /// Reading moves no access times in the upper either.
+    pub noatime: bool,
 }
 
 /// A union of branches. All operations may be called from any thread.
 #[derive(Debug)]
 pub struct Union {
-    lowers: Vec<Dir>,
+    stack: Stack,
     upper: Option<Upper>,
     options: UnionOptions,
-    numbering: Numbering,
     table: InodeTable,
     dirs: DirCache,
     files: FileCache,
     listings: ListingCache,
     copier: Copier,
-    rename: Mutex<()>,
-    /// Branches whose root says that they hold whiteouts by attribute.
-    xattr_branches: Vec<BranchIndex>,
     /// Directories of the upper whose copied-up entries may not be on disk yet.
     unsynced: Mutex<HashSet<NodeId>>,
+    /// Nodes that are kept in the workdir's `unlinked`.
+    unlinked: Mutex<HashSet<NodeId>>,
     /// One `PATH=rw` or `PATH=ro` line a branch, topmost first.
     labels: Vec<u8>,
 }
 
-/// The writable branch, and what the workdir holds for it.
+/// What goes with the writable branch.
 #[derive(Debug)]
 struct Upper {
-    root: UpperDir,
-    work: UpperDir,
-    staging: Staging,
     index: Index,
+    /// None if the mount may change nothing.
+    work: Option<Arc<WorkDir>>,
+}
+
+/// The upper of a mount that may change it.
+#[derive(Clone, Copy)]
+struct Writable<'a> {
+    root: &'a UpperDir,
+    work: &'a WorkDir,
+    index: &'a Index,
 }
 
 impl Union {
@@ -121,86 +134,104 @@ impl Union {
                 labels.extend(line);
             }
         };
-        let numbering = Numbering::default();
-        let upper = match branches.upper {
-            None => None,
-            Some(roots) => {
-                label(&roots.upper, b"=rw\n");
-                let root = UpperDir::root(roots.upper.fd);
-                numbering.real(&root.stat_self()?);
-                let work = UpperDir::root(roots.work.fd);
-                let staging = Staging::open(&work)?;
-                if let Err(e) = probe(&staging) {
-                    staging.close(&work)?;
+        let mut upper_root = None;
+        let mut work_root = None;
+        let mut writes = false;
+        if let Some(roots) = branches.upper {
+            label(&roots.upper, if roots.writes { b"=rw\n" } else { b"=ro\n" });
+            let atime = if options.noatime || !roots.writes { Atime::Kept } else { Atime::AsDisk };
+            upper_root = Some(UpperDir::root(roots.upper.fd, atime));
+            work_root = roots.work.map(|work| UpperDir::workdir(work.fd));
+            writes = roots.writes;
+        }
+        let mut lowers = Vec::with_capacity(branches.lowers.len());
+        for (root, id) in branches.lowers.into_iter().zip(1..) {
+            label(&root, b"=ro\n");
+            lowers.push(Dir::root(root.fd, BranchId(id), Atime::Kept));
+        }
+        let (stack, parts) = Stack::new(upper_root.clone(), lowers.clone(), options.overlay_upper)?;
+        let upper = match (upper_root, work_root) {
+            (None, _) => None,
+            (Some(upper), Some(outer)) if writes => {
+                let work = Arc::new(WorkDir::open(outer.clone())?);
+                if let Err(e) = probe(&work) {
+                    work.close()?;
                     return Err(e);
                 }
-                let index = Index::open(work.clone())?;
-                Some(Upper { root, work, staging, index })
+                let index = Index::open(Arc::clone(&work), &outer, &upper, &lowers)?;
+                if options.volatile {
+                    index.mark_volatile()?;
+                }
+                Some(Upper { index, work: Some(work) })
+            }
+            (Some(upper), outer) => {
+                let index = Index::read_only(outer.as_deref(), &upper)?;
+                Some(Upper { index, work: None })
             }
         };
-        let mut lowers = Vec::with_capacity(branches.lowers.len());
-        for root in branches.lowers {
-            label(&root, b"=ro\n");
-            let dir = Dir::new(root.fd);
-            numbering.real(&dir.stat_self()?);
-            lowers.push(dir);
-        }
-        let mut union = Self {
-            lowers,
+        let union = Self {
+            stack,
             upper,
             options,
-            numbering,
             table: InodeTable::default(),
             dirs: DirCache::new(),
             files: FileCache::new(),
             listings: ListingCache::new(),
             copier: Copier::default(),
-            rename: Mutex::new(()),
-            xattr_branches: Vec::new(),
             unsynced: Mutex::default(),
+            unlinked: Mutex::default(),
             labels,
         };
-        let parts = union.root_parts()?;
-        union.xattr_branches =
-            parts.iter().filter(|part| part.xattr_whiteouts).map(|part| part.branch).collect();
-        let state = NodeState { place: Place::Root, other: None, body: Body::Dir(parts), real: RealId::NONE };
+        let state = NodeState::found(Place::Root, Body::Dir(parts.into()), RealId::NONE);
         union.table.insert_root(Node::detached(NodeId::ROOT, FileType::Directory, state));
+        union.drop_unreachable(&lowers);
         Ok(union)
     }
 
-    /// An opaque marker in a branch's own root hides everything below it.
-    fn root_parts(&self) -> Result<Arc<[DirPart]>> {
-        let upper = self.upper.as_ref().map(|upper| (BranchIndex::UPPER, &*upper.root));
-        let lowers = (1..).map(BranchIndex).zip(&self.lowers);
-        let mut parts = Vec::new();
-        for (branch, dir) in upper.into_iter().chain(lowers) {
-            let markers = self.dir_markers(dir)?;
-            let filesystem = self.numbering.real(&dir.stat_self()?).filesystem;
-            let xattr_whiteouts = markers.xattr_whiteouts;
-            parts.push(DirPart { branch, filesystem, xattr_whiteouts, closed: false });
-            if markers.opaque {
-                break;
-            }
+    /// Copies of lower files that users see under no name any more, since the other names are outside the branches.
+    fn drop_unreachable(&self, lowers: &[Dir]) {
+        let Ok(upper) = self.writable() else { return };
+        let is_visible = |way: &[OsString], name: &OsStr, key: &LastingId| {
+            self.shows_lower(way, name, key).unwrap_or_else(|e| {
+                log::warn!("a copy is kept, since nobody knows whether it is needed: {e}");
+                true
+            })
+        };
+        if let Err(e) = upper.index.drop_unreachable(lowers, is_visible) {
+            log::warn!("copies that nobody needs stay in the workdir for now: {e}");
         }
-        if parts.is_empty() {
-            return Err(Error::Invalid);
-        }
-        Ok(parts.into())
     }
 
-    /// The clean end of a mount: what the workdir need not keep is removed.
+    /// Whether users see a lower's inode under a name.
+    fn shows_lower(&self, way: &[OsString], name: &OsStr, key: &LastingId) -> Result<bool> {
+        let mut parts = self.open_parts(&self.table.get(NodeId::ROOT)?)?;
+        for dir in way {
+            let Ok(name) = Name::new(dir) else { return Ok(false) };
+            parts = self.stack.open_children(&parts, &name, &self.stack.see(&parts, &name)?)?;
+        }
+        let Ok(name) = Name::new(name) else { return Ok(false) };
+        match self.stack.see(&parts, &name)? {
+            stack::Seen::Leaf { branch, stat } if !branch.is_upper() => {
+                let dir = parts.iter().find(|open| open.part.branch == branch);
+                let dir = &dir.ok_or(Error::Bug("a name without its directory"))?.dir;
+                Ok(dir.open_inode(name.as_os_str())?.lasting_id(&stat)?.as_ref() == Some(key))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The clean end of a mount: the upper is on disk, and what the workdir need not keep is removed.
     ///
     /// # Errors
     /// Those of the calls that it takes.
     pub fn close(&self) -> Result<()> {
         self.files.clear();
-        match &self.upper {
-            None => Ok(()),
-            Some(upper) => {
-                upper.staging.close(&upper.work)?;
-                upper.index.close()
-            }
+        let Ok(Writable { root, work, index }) = self.writable() else { return Ok(()) };
+        if !self.options.volatile {
+            root.sync_filesystem()?;
         }
+        index.close()?;
+        work.close()
     }
 
     /// The state of the filesystem that new data goes to: the upper's, else the topmost lower's.
@@ -208,9 +239,10 @@ impl Union {
     /// # Errors
     /// Those of fstatvfs(3).
     pub fn stat_fs(&self) -> Result<StatVfs> {
-        match &self.upper {
-            Some(upper) => upper.root.stat_fs(),
-            None => self.lowers[0].stat_fs(),
+        match (&self.stack.upper, self.stack.lowers().next()) {
+            (Some(upper), _) => upper.stat_fs(),
+            (None, Some(lower)) => lower.stat_fs(),
+            (None, None) => Err(Error::Bug("a union without branches")),
         }
     }
 
@@ -222,11 +254,33 @@ impl Union {
             if let Ok(parts) = node.parts() {
                 self.dirs.forget(id, &parts);
             }
+            self.forget_unlinked(id);
         }
     }
 
-    fn writable(&self) -> Result<&Upper> {
+    /// Runs an operation, and once more with fewer files open if there were too many: an operation that fails has
+    /// changed nothing.
+    fn with_descriptors<T>(&self, operation: impl Fn() -> Result<T>) -> Result<T> {
+        match operation() {
+            Err(e) if e.is(Errno::MFILE) || e.is(Errno::NFILE) => {
+                log::info!("too many open files: closing what can be opened again");
+                self.files.evict();
+                self.dirs.clear();
+                operation()
+            }
+            done => done,
+        }
+    }
+
+    fn upper(&self) -> Result<&Upper> {
         self.upper.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    fn writable(&self) -> Result<Writable<'_>> {
+        match (&self.stack.upper, &self.upper) {
+            (Some(root), Some(Upper { index, work: Some(work) })) => Ok(Writable { root, work, index }),
+            _ => Err(Error::ReadOnly),
+        }
     }
 
     fn ownership(&self) -> Ownership {
@@ -236,11 +290,22 @@ impl Union {
 
 /// Makes and removes a whiteout on the upper's filesystem, in the workdir, and looks at what became of it: better
 /// refused now than at the first deletion, or than a private file that everybody can read once it was copied up.
-fn probe(staging: &Staging) -> Result<()> {
-    let name = Name::new(&staging.fresh_name())?;
-    let whiteout = name.whiteout().ok_or(Error::Invalid)?;
-    let (dir, marker) = (staging.dir(), whiteout.as_os_str());
-    staging.make_marker(dir, marker).map_err(|e| match e.errno() {
+fn probe(work: &WorkDir) -> Result<()> {
+    match try_probe(work) {
+        // Nothing can be made, but something can be deleted.
+        Err(e) if e.is(Errno::NOSPC) || e.is(Errno::DQUOT) => {
+            log::warn!("the upper's disk is full: {e}");
+            Ok(())
+        }
+        probed => probed,
+    }
+}
+
+fn try_probe(work: &WorkDir) -> Result<()> {
+    let name = Name::new(&work.fresh_name())?;
+    let whiteout = name.whiteout().ok_or(Error::Bug("a number is too long a name"))?;
+    let (dir, marker) = (work.stage()?, whiteout.as_os_str());
+    work.make_marker(&dir, marker).map_err(|e| match e.errno() {
         Errno::INVAL => Error::NoWhiteouts(Errno::INVAL),
         _ => e,
     })?;
@@ -249,10 +314,10 @@ fn probe(staging: &Staging) -> Result<()> {
     if folds_case {
         return Err(Error::UnfitUpper("does not tell upper case from lower case in names"));
     }
-    let (file, _) = staging.file_at(dir, &staging.fresh_name())?;
+    let (file, _) = work.file_at(&dir, &work.fresh_name())?;
     let mode = Mode::RUSR | Mode::RGRP;
     let keeps_modes =
-        file.object().chmod(mode).is_ok() && Mode::from_raw_mode(file.object().stat()?.st_mode) == mode;
+        file.inode().chmod(mode).is_ok() && Mode::from_raw_mode(file.inode().stat()?.st_mode) == mode;
     if !keeps_modes {
         return Err(Error::UnfitUpper("does not keep permission bits"));
     }

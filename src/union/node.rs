@@ -1,16 +1,18 @@
 //! What is an inode of the union?
 //!
-//! A [`Node`] has a number for life, a position in the union, and a body: the place on disk where its attributes
-//! and data are, which changes when it is copied up. It is addressed by (parent, name): there are no path
-//! strings, so depth has no limit and a directory rename touches one node.
+//! A [`Node`] has a number for life, names in the union, and a body: the real inode that has its attributes and
+//! data, another one once it was copied up. It is addressed by (parent, name): there are no path strings, so depth
+//! has no limit and a directory rename touches one node.
 
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::FileType;
 
+use crate::branch::Stat;
 use crate::error::Result;
-use crate::rules::BranchIndex;
+use crate::layer::Formats;
+use crate::rules::BranchId;
 use crate::rules::name::Name;
 use crate::rules::plan::Refusal;
 
@@ -23,18 +25,20 @@ impl NodeId {
     pub const ROOT: Self = Self(1);
 }
 
-/// An inode on disk.
+/// An inode on disk: two that were there one after the other under one number are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RealId {
-    /// The filesystem, as `Numbering` counts them: 0 is the first branch's.
+    /// The filesystem, as `Xino` counts them: 0 is the first branch's.
     pub filesystem: u16,
     /// The inode number on it.
     pub ino: u64,
+    /// The time of birth, see [`Stat::st_birth`]; 0 where there is none.
+    pub birth: u64,
 }
 
 impl RealId {
-    /// Of the root, which is addressed by position and never by inode.
-    pub const NONE: Self = Self { filesystem: u16::MAX, ino: 0 };
+    /// Of the root, which is not looked up.
+    pub const NONE: Self = Self { filesystem: u16::MAX, ino: 0, birth: 0 };
 }
 
 /// An inode of the union.
@@ -44,19 +48,39 @@ pub struct Node {
     pub id: NodeId,
     /// Its type, which never changes.
     pub kind: FileType,
-    held: Mutex<bool>,
-    let_go: Condvar,
+    locked: Mutex<u32>,
+    unlocked: Condvar,
     state: Mutex<NodeState>,
 }
 
-/// The right to change a node, see [`Node::hold`]. Dropping it gives it back.
+/// A lock on a node, see [`Node::lock`]. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Held(Arc<Node>);
+pub struct NodeGuard {
+    node: Arc<Node>,
+    mode: Mode,
+}
 
-impl Drop for Held {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Shared,
+    Exclusive,
+}
+
+/// In [`Node::locked`]: one holds the lock exclusively; somebody waits for that; else so many hold it shared.
+const EXCLUSIVE: u32 = 1 << 31;
+const WANTED: u32 = 1 << 30;
+const SHARED: u32 = WANTED - 1;
+
+impl Drop for NodeGuard {
     fn drop(&mut self) {
-        *self.0.held.lock() = false;
-        self.0.let_go.notify_one();
+        let mut locked = self.node.locked.lock();
+        match self.mode {
+            Mode::Exclusive => *locked &= !EXCLUSIVE,
+            Mode::Shared => *locked -= 1,
+        }
+        if *locked & SHARED == 0 {
+            self.node.unlocked.notify_all();
+        }
     }
 }
 
@@ -67,10 +91,26 @@ pub struct NodeState {
     pub place: Place,
     /// Another of its names, if more than one was looked up, and the body that it had under it: of two names
     /// of one lower file, each may be in a branch of its own.
-    pub other: Option<Box<(Arc<Node>, Name, Body)>>,
-    /// Where its attributes and data are.
+    pub other: Option<Box<OtherName>>,
+    /// Where its lower object is, if that is not where its place says: a directory that was renamed. What was
+    /// removed from it before still has its data there.
+    pub lower: Option<Box<(Arc<Node>, Name)>>,
+    /// The real inode that has its attributes and data.
     pub body: Body,
-    /// The inode that stands for it on disk.
+    /// The real inode that gives it its number.
+    pub real: RealId,
+}
+
+/// See [`NodeState::other`].
+#[derive(Clone, Debug)]
+pub struct OtherName {
+    /// The directory.
+    pub dir: Arc<Node>,
+    /// The name in it.
+    pub name: Name,
+    /// The body under it.
+    pub body: Body,
+    /// The real inode under it.
     pub real: RealId,
 }
 
@@ -91,22 +131,31 @@ impl Drop for Node {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         state.other = None;
-        let mut above = state.place.take_parent();
-        while let Some(mut node) = above.and_then(Arc::into_inner) {
-            above = node.state.get_mut().place.take_parent();
+        let mut above: Vec<_> = state.take_parents().into_iter().flatten().collect();
+        while let Some(node) = above.pop() {
+            if let Some(mut node) = Arc::into_inner(node) {
+                above.extend(node.state.get_mut().take_parents().into_iter().flatten());
+            }
         }
     }
 }
 
 impl NodeState {
-    /// Learns of a name.
-    pub fn gain(&mut self, place: Place) {
+    /// That of a node which was just found.
+    #[must_use]
+    pub fn found(place: Place, body: Body, real: RealId) -> Self {
+        Self { place, other: None, lower: None, body, real }
+    }
+
+    /// Learns of a name, and of the real inode under it.
+    pub(super) fn gain(&mut self, place: Place) {
         let same = |dir: &Arc<Node>, name: &Name| place.is(dir, name);
         if let Place::Entry(dir, name) = &self.place
             && !same(dir, name)
         {
-            self.other = Some(Box::new((Arc::clone(dir), name.clone(), self.body.clone())));
-        } else if self.other.as_ref().is_some_and(|other| same(&other.0, &other.1)) {
+            let (dir, name) = (Arc::clone(dir), name.clone());
+            self.other = Some(Box::new(OtherName { dir, name, body: self.body.clone(), real: self.real }));
+        } else if self.other.as_ref().is_some_and(|other| same(&other.dir, &other.name)) {
             self.other = None;
         }
         self.place = place;
@@ -119,21 +168,36 @@ impl NodeState {
     }
 
     /// Learns that a name is no more.
-    pub fn lose(&mut self, dir: &Arc<Node>, name: &Name) {
+    pub(super) fn lose(&mut self, dir: &Arc<Node>, name: &Name) {
         let other = self.other.take();
         if self.place.is(dir, name) {
             self.place = match other.map(|other| *other) {
-                Some((dir, name, body)) => {
+                Some(OtherName { dir, name, body, real }) => {
                     if !self.body.is_in_upper() {
                         self.body = body;
+                        self.real = real;
                     }
                     Place::Entry(dir, name)
                 }
                 None => Place::Gone(Arc::clone(dir), name.clone()),
             };
         } else {
-            self.other = other.filter(|other| !Arc::ptr_eq(&other.0, dir) || other.1 != *name);
+            self.other = other.filter(|other| !Arc::ptr_eq(&other.dir, dir) || other.name != *name);
         }
+    }
+
+    /// Where its lower object is: in the lower object of that directory, under that name.
+    #[must_use]
+    pub fn lower_place(&self) -> Option<(&Arc<Node>, &Name)> {
+        match (&self.lower, &self.place) {
+            (Some(lower), _) => Some((&lower.0, &lower.1)),
+            (None, Place::Entry(dir, name) | Place::Gone(dir, name)) => Some((dir, name)),
+            (None, Place::Root) => None,
+        }
+    }
+
+    fn take_parents(&mut self) -> [Option<Arc<Node>>; 2] {
+        [self.place.take_parent(), self.lower.take().map(|lower| lower.0)]
     }
 }
 
@@ -144,6 +208,15 @@ impl Place {
         matches!(self, Self::Entry(d, n) if Arc::ptr_eq(d, dir) && n == name)
     }
 
+    /// Directory and name, also of one that is gone.
+    #[must_use]
+    pub fn last(&self) -> Option<(&Arc<Node>, &Name)> {
+        match self {
+            Self::Root => None,
+            Self::Entry(dir, name) | Self::Gone(dir, name) => Some((dir, name)),
+        }
+    }
+
     fn take_parent(&mut self) -> Option<Arc<Node>> {
         match std::mem::replace(self, Self::Root) {
             Self::Root => None,
@@ -152,16 +225,17 @@ impl Place {
     }
 }
 
-/// Where a node's attributes and data are.
+/// The real inode that has a node's attributes and data.
 #[derive(Clone, Debug)]
 pub enum Body {
     /// A directory: its branches from the top down, at least one.
     Dir(Arc<[DirPart]>),
     /// Under the node's position, in this branch.
-    Leaf(BranchIndex),
-    /// In the upper, found by the index of the workdir under this number whatever its names are: a
-    /// lower file with several hard links that was copied up.
-    Linked(NodeId),
+    Leaf(BranchId),
+    /// A copy in the workdir that other names lead to as well: a lower file with several hard links.
+    Linked(super::index::LinkId),
+    /// In the workdir under the node's own number: unlinked in the upper, and still open.
+    Unlinked,
 }
 
 impl Body {
@@ -171,7 +245,7 @@ impl Body {
         match self {
             Self::Dir(parts) => parts[0].branch.is_upper(),
             Self::Leaf(branch) => branch.is_upper(),
-            Self::Linked(_) => true,
+            Self::Linked(_) | Self::Unlinked => true,
         }
     }
 
@@ -180,48 +254,80 @@ impl Body {
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Dir(parts) if parts.iter().any(|part| part.closed))
     }
+
+    /// A directory's part in the upper.
+    #[must_use]
+    pub fn upper_part(&self) -> Option<&DirPart> {
+        match self {
+            Self::Dir(parts) => parts.first().filter(|part| part.branch.is_upper()),
+            _ => None,
+        }
+    }
 }
 
 /// One branch's part of a merged directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirPart {
     /// The branch.
-    pub branch: BranchIndex,
-    /// The filesystem that it is on, see [`RealId::filesystem`].
-    pub filesystem: u16,
-    /// Whether empty files in it may be whiteouts by their attributes (`overlay.opaque=x`).
-    pub xattr_whiteouts: bool,
+    pub branch: BranchId,
     /// Whether nobody could look into it, for its markers neither. Then it is the last part: what lies below
     /// shows once somebody can.
     pub closed: bool,
+    /// In which formats markers may be in it.
+    pub formats: Formats,
+    /// The directory itself.
+    pub real: RealId,
 }
 
 impl DirPart {
-    /// That of a directory which was just made in the upper: on the first filesystem, and without markers.
-    pub const NEW_IN_UPPER: Self =
-        Self { branch: BranchIndex::UPPER, filesystem: 0, xattr_whiteouts: false, closed: false };
+    /// That of a directory which was just made in the upper: it has no markers.
+    #[must_use]
+    pub fn new_in_upper(real: RealId, devices: bool) -> Self {
+        let formats = Formats { devices, ..Formats::default() };
+        Self { branch: BranchId::UPPER, closed: false, formats, real }
+    }
 }
 
 impl Node {
     /// A node that the table does not hold.
     #[must_use]
     pub fn detached(id: NodeId, kind: FileType, state: NodeState) -> Arc<Self> {
-        Arc::new(Self { id, kind, held: Mutex::new(false), let_go: Condvar::new(), state: Mutex::new(state) })
+        let (locked, unlocked) = (Mutex::new(0), Condvar::new());
+        Arc::new(Self { id, kind, locked, unlocked, state: Mutex::new(state) })
     }
 
-    /// Waits for the right to change the node. Of a directory: to change, list or look up its names. Of
-    /// anything else: to copy it up.
+    /// Locks the node exclusively. A directory: to change names in it. Anything else: to copy it up.
     ///
-    /// Whoever holds a file may wait for a directory, never the other way round. Whoever holds a
-    /// directory may wait for another only under the union's rename lock.
+    /// Whoever has locked a file may wait for a directory, never the other way round. Whoever has locked a
+    /// directory, shared or not, waits for no other lock but those of directories of a higher number.
     #[must_use]
-    pub fn hold(self: &Arc<Self>) -> Held {
-        let mut held = self.held.lock();
-        while *held {
-            self.let_go.wait(&mut held);
+    pub fn lock(self: &Arc<Self>) -> NodeGuard {
+        let mut locked = self.locked.lock();
+        while *locked & (EXCLUSIVE | SHARED) != 0 {
+            *locked |= WANTED;
+            self.unlocked.wait(&mut locked);
         }
-        *held = true;
-        Held(Arc::clone(self))
+        // Whoever else wants it says so again when it wakes up.
+        *locked = EXCLUSIVE;
+        NodeGuard { node: Arc::clone(self), mode: Mode::Exclusive }
+    }
+
+    /// Locks a directory so that no name in it changes: to look up or list names. Those who want to change names
+    /// come first.
+    #[must_use]
+    pub fn lock_shared(self: &Arc<Self>) -> NodeGuard {
+        let mut locked = self.locked.lock();
+        while *locked & (EXCLUSIVE | WANTED) != 0 {
+            self.unlocked.wait(&mut locked);
+        }
+        *locked += 1;
+        NodeGuard { node: Arc::clone(self), mode: Mode::Shared }
+    }
+
+    /// Whether somebody has locked it exclusively.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        *self.locked.lock() & EXCLUSIVE != 0
     }
 
     /// The node's state, locked for a moment: never across a system call.
@@ -257,11 +363,28 @@ impl Node {
     pub fn is_gone(&self) -> bool {
         matches!(self.state.lock().place, Place::Gone(..))
     }
+
+    /// Its position, unless it is the root or gone.
+    #[must_use]
+    pub fn entry(&self) -> Option<(Arc<Self>, Name)> {
+        match &self.state.lock().place {
+            Place::Entry(parent, name) => Some((Arc::clone(parent), name.clone())),
+            Place::Root | Place::Gone(..) => None,
+        }
+    }
+}
+
+/// Names the real inode that a `stat` speaks of, on a filesystem of that ordinal.
+#[must_use]
+pub(super) fn real_id(filesystem: u16, stat: &Stat) -> RealId {
+    RealId { filesystem, ino: stat.st_ino, birth: stat.st_birth }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+    use std::thread;
 
     #[test]
     fn a_file_goes_by_the_names_that_are_left() {
@@ -281,8 +404,33 @@ mod tests {
         assert!(matches!(file.place, Place::Gone(..)));
     }
 
+    #[test]
+    fn many_look_or_one_changes() {
+        let dir = Node::detached(NodeId(1), FileType::Directory, state(1));
+        let (first, second) = (dir.lock_shared(), dir.lock_shared());
+        let (done, changed) = mpsc::channel();
+        let changing = {
+            let dir = Arc::clone(&dir);
+            thread::spawn(move || {
+                let guard = dir.lock();
+                done.send(()).unwrap();
+                drop(guard);
+            })
+        };
+        while *dir.locked.lock() & WANTED == 0 {
+            thread::yield_now();
+        }
+        drop(first);
+        assert!(changed.try_recv().is_err() && !dir.is_locked());
+        drop(second);
+        changing.join().unwrap();
+        changed.recv().unwrap();
+        drop(dir.lock_shared());
+        assert_eq!(*dir.locked.lock(), 0);
+    }
+
     fn state(ino: u64) -> NodeState {
-        let body = Body::Leaf(BranchIndex(1));
-        NodeState { place: Place::Root, other: None, body, real: RealId { filesystem: 0, ino } }
+        let real = RealId { filesystem: 0, ino, birth: 0 };
+        NodeState::found(Place::Root, Body::Leaf(BranchId(1)), real)
     }
 }

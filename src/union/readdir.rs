@@ -9,25 +9,17 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 
 use super::Union;
-use super::inode_table::Handed;
+use super::inode_table::Lookup;
+use super::listings::Listing;
+use super::locked::{EntryRef, LockedEntry};
 use super::lookup::Looked;
-use super::mutate::{Scene, Spot};
-use super::node::{Node, NodeId, Place, RealId};
-use super::probe::{OpenPart, Seen};
-use crate::branch::{Stat, stat_type};
+use super::node::{Node, NodeId, Place};
+use super::stack::{OpenPart, Seen, known_of};
+use super::xino::Xino;
+use crate::branch::Stat;
 use crate::error::Result;
-use crate::rules::merge::{Listed, Merge, MergedEntry, MergedListing, Supply};
-use crate::rules::name::Spelling;
-
-/// What a branch knows of an entry without being asked for it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
-    kind: FileType,
-    real: RealId,
-}
-
-/// A directory's listing.
-pub(super) type Listing = MergedListing<Known>;
+use crate::layer::Known;
+use crate::rules::merge::{MergedEntry, Supply};
 
 /// An entry for readdir.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +81,7 @@ impl Union {
         if dir.is_gone() {
             return Ok(());
         }
-        let (parts, _held) = self.hold_open(&dir)?;
+        let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
         let listing = self.listing(&dir, &parts)?;
         let left = listing.after(cookie);
         self.forget_if_read(&dir, left);
@@ -124,7 +116,7 @@ impl Union {
         if dir.is_gone() {
             return Ok(());
         }
-        let (parts, _held) = self.hold_open(&dir)?;
+        let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
         let listing = self.listing(&dir, &parts)?;
         let left = listing.after(cookie);
         self.forget_if_read(&dir, left);
@@ -135,7 +127,7 @@ impl Union {
                 // It is no reason to hide the others. Whoever asks for this one gets the error.
                 Err(e) => {
                     log::debug!("{} cannot be looked up: {e}", entry.name.as_os_str().display());
-                    let id = self.known_id(entry);
+                    let id = self.known_id(&dir, &parts, entry);
                     self.table.count(id);
                     (id, Found::Failing(id, entry.known.kind))
                 }
@@ -157,72 +149,34 @@ impl Union {
         }
     }
 
-    /// The merged listing. The caller holds the directory, so that it cannot change under the merge.
-    pub(super) fn listing(&self, dir: &Node, parts: &[OpenPart]) -> Result<Arc<Listing>> {
+    /// The merged listing. The caller has locked the directory, so that it cannot change under the merge.
+    fn listing(&self, dir: &Node, parts: &[OpenPart]) -> Result<Arc<Listing>> {
         if let Some(listing) = self.listings.get(dir.id) {
             return Ok(listing);
         }
-        let mut merge = Merge::default();
-        for open in parts {
-            merge.add(open.part.branch, self.list_part(open)?);
-        }
-        let listing = Arc::new(merge.finish());
+        let listing = Arc::new(self.stack.list(parts)?);
         self.listings.put(dir.id, Arc::clone(&listing));
         Ok(listing)
     }
 
     /// Takes a change of one name into the listing, if somebody is reading it: merging a large directory anew
     /// for every file that is made or removed in it would take for ever.
-    pub(super) fn relist(&self, scene: &Scene) {
-        let Spot { dir, name } = &scene.spot;
-        let Some(listing) = self.listings.take(dir.id) else { return };
-        // Without an answer the listing is merged anew when it is asked for.
-        let Ok(seen) = self.see(&scene.parts, name) else { return };
-        let supply = |stat: &Stat, branch, merges| {
-            let known = Known { kind: stat_type(stat), real: self.numbering.real(stat) };
-            Supply { branch, merges, known }
+    pub(super) fn relist(&self, locked: &LockedEntry) {
+        let EntryRef { dir, name } = &locked.entry;
+        if !self.listings.contains(dir.id) {
+            return;
+        }
+        let Ok(seen) = self.stack.see(&locked.parts, name) else {
+            // It is merged anew when it is asked for.
+            return self.listings.forget(dir.id);
         };
+        let supply = |stat: &Stat, branch, merges| Supply { branch, merges, known: known_of(stat) };
         let supply = match seen {
             Seen::Absent => None,
             Seen::Leaf { branch, stat } => Some(supply(&stat, branch, false)),
             Seen::Dir { parts, stat, .. } => Some(supply(&stat, parts[0].branch, parts.len() > 1)),
         };
-        let mut listing = Arc::unwrap_or_clone(listing);
-        listing.set(name, supply);
-        self.listings.put(dir.id, Arc::new(listing));
-    }
-
-    pub(super) fn list_part(&self, open: &OpenPart) -> Result<Vec<(Spelling, Listed<Known>)>> {
-        let OpenPart { part, dir } = open;
-        let mut listing = Vec::new();
-        // Names whose type does not tell whether they are whiteouts.
-        let mut unclear = Vec::new();
-        dir.each(|name, kind, ino| {
-            let spelling = Spelling::of(name);
-            let tells = match kind {
-                FileType::Unknown => false,
-                FileType::CharacterDevice => !self.reads_devices(part.branch),
-                FileType::RegularFile => !part.xattr_whiteouts,
-                _ => true,
-            };
-            let known = Known { kind, real: RealId { filesystem: part.filesystem, ino } };
-            match spelling {
-                Spelling::Entry(name) if !tells => unclear.push((name, known)),
-                spelling => listing.push((spelling, listed(known))),
-            }
-        })?;
-        for (name, known) in unclear {
-            // Gone since it was listed: as if it had not been.
-            let Some(stat) = dir.stat(name.as_os_str())? else { continue };
-            let known = Known { kind: stat_type(&stat), ..known };
-            let says = if self.is_whiteout_inode(*part, dir, &name, &stat)? {
-                Listed::Whiteout
-            } else {
-                listed(known)
-            };
-            listing.push((Spelling::Entry(name), says));
-        }
-        Ok(listing)
+        self.listings.change(dir.id, name, |listing| listing.set(name, supply));
     }
 
     /// The number of a listed entry: the same that a lookup would give.
@@ -235,13 +189,21 @@ impl Union {
                 Err(e) => log::debug!("{} cannot be looked up: {e}", entry.name.as_os_str().display()),
             }
         }
-        Some(self.known_id(entry))
+        Some(self.known_id(dir, parts, entry))
     }
 
     /// The number of an entry by what its branch's listing says.
-    fn known_id(&self, entry: &MergedEntry<Known>) -> NodeId {
-        let real = entry.known.real;
-        self.table.number(real, self.number_of(real))
+    fn known_id(&self, dir: &Arc<Node>, parts: &[OpenPart], entry: &MergedEntry<Known>) -> NodeId {
+        if let Some(node) = self.table.find_name(dir, &entry.name) {
+            return node.id;
+        }
+        let part = parts.iter().find(|open| open.part.branch == entry.branch);
+        let filesystem = part.map_or(0, |open| open.part.real.filesystem);
+        let noted = match &self.upper {
+            Some(upper) if entry.branch.is_upper() => upper.index.origin_of_ino(entry.known.ino),
+            _ => None,
+        };
+        noted.unwrap_or(Xino::number(filesystem, entry.known.ino))
     }
 
     fn look_at_listed(
@@ -256,13 +218,9 @@ impl Union {
             Some(only) if !entry.merges => &parts[only..=only],
             _ => parts,
         };
-        let found = self.look(dir, parts, &entry.name, Handed::ToKernel)?;
+        let found = self.look(dir, parts, &entry.name, Lookup::Counted)?;
         Ok(found.map(|(_, looked)| looked))
     }
-}
-
-fn listed(known: Known) -> Listed<Known> {
-    if known.kind == FileType::Directory { Listed::Dir(known) } else { Listed::Leaf(known) }
 }
 
 fn dots(dir: &Node) -> [(u64, &'static str, NodeId); 2] {

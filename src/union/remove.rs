@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 
 use super::Union;
-use super::mutate::{Acts, Stage};
+use super::locked::LockedNames;
+use super::names::Outlives;
 use super::node::NodeId;
 use crate::error::Result;
 use crate::rules::plan::{self, Plan};
@@ -14,7 +15,7 @@ impl Union {
     /// # Errors
     /// ENOENT, EISDIR; ENAMETOOLONG if the name is too long for the whiteout that it needs.
     pub fn unlink(&self, parent: NodeId, name: &OsStr) -> Result<()> {
-        self.remove(parent, name, |stage| Ok(plan::unlink(stage.target.at())?))
+        self.remove(parent, name, |locked| Ok(plan::unlink(locked.target.at())?))
     }
 
     /// Removes a directory that shows no entry.
@@ -22,28 +23,33 @@ impl Union {
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY; ENAMETOOLONG if the name is too long for the whiteout that it needs.
     pub fn rmdir(&self, parent: NodeId, name: &OsStr) -> Result<()> {
-        self.remove(parent, name, |stage| Ok(plan::rmdir(stage.target.at(), self.content(&stage.target)?)?))
+        self.remove(parent, name, |locked| {
+            Ok(plan::rmdir(locked.target.at(), self.content(&locked.target)?)?)
+        })
     }
 
     fn remove(
         &self,
         parent: NodeId,
         name: &OsStr,
-        decide: impl Fn(&Stage<'_>) -> Result<Plan>,
+        decide: impl Fn(&LockedNames) -> Result<Plan>,
     ) -> Result<()> {
-        let spot = self.spot(parent, name)?;
-        let node = std::cell::OnceCell::new();
-        let before = |stage: &Stage<'_>| {
-            if let Some(found) = self.node_at(&stage.target)? {
-                self.pin(&stage.target, &found)?;
-                node.get_or_init(|| found);
+        self.with_descriptors(|| {
+            let entry = self.entry_ref(parent, name)?;
+            let (locked, plan) = self.plan(None, &entry, &decide)?;
+            let node = self.node_at(&locked.target)?;
+            let outlives = match &node {
+                Some(node) => self.outlive(&locked.target, node)?,
+                None => Outlives::Anyway,
+            };
+            let done = self.execute(&locked, &plan, None, None);
+            if let Some(node) = node {
+                match &done {
+                    Ok(()) => self.lose_name(&locked.target, &node, outlives),
+                    Err(_) => self.lives_on(&node, &outlives),
+                }
             }
-            Ok(())
-        };
-        let stage = self.perform(None, &spot, decide, &Acts { before: &before, ..Acts::NONE })?;
-        match node.get() {
-            Some(node) => self.lose_name(&stage.target, node),
-            None => Ok(()),
-        }
+            done
+        })
     }
 }

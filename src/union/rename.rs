@@ -1,13 +1,13 @@
 //! rename: how does an entry get another name?
 
-use std::cell::OnceCell;
 use std::ffi::OsStr;
 
 use super::Union;
-use super::mutate::{Acts, Scene, Stage};
+use super::locked::LockedNames;
+use super::names::Outlives;
 use super::node::NodeId;
-use crate::error::{Error, Result};
-use crate::rules::plan::{self, Replace};
+use crate::error::Result;
+use crate::rules::plan::{self, Plan, Replace};
 
 /// What may happen to an entry that has the new name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,48 +32,42 @@ impl Union {
         (new_parent, new_name): (NodeId, &OsStr),
         mode: RenameMode,
     ) -> Result<()> {
-        let source = self.spot(parent, name)?;
-        let target = self.spot(new_parent, new_name)?;
-        let nodes = OnceCell::new();
-        let before = |stage: &Stage<'_>| {
-            let moved = self.node_at(source_of(stage)?)?;
-            let replaced = self.node_at(&stage.target)?;
-            if let (Some(replaced), true) = (&replaced, mode != RenameMode::Exchange) {
-                self.pin(&stage.target, replaced)?;
-            }
-            nodes.get_or_init(|| (moved, replaced));
-            Ok(())
-        };
-        let decide = |stage: &Stage<'_>| {
-            let (source, target) = (source_of(stage)?.at(), stage.target.at());
-            let plan = match mode {
-                RenameMode::Exchange => plan::exchange(source, target),
-                RenameMode::NoReplace => {
-                    plan::rename(source, target, self.content(&stage.target)?, Replace::Refused)
-                }
-                RenameMode::Replace => {
-                    plan::rename(source, target, self.content(&stage.target)?, Replace::Allowed)
-                }
+        self.with_descriptors(|| {
+            let from = self.entry_ref(parent, name)?;
+            let to = self.entry_ref(new_parent, new_name)?;
+            let (locked, plan) = self.plan(Some(&from), &to, |locked| self.plan_rename(locked, mode))?;
+            let moved = self.node_at(locked.source()?)?;
+            let replaced = self.node_at(&locked.target)?;
+            let outlives = match &replaced {
+                Some(replaced) if mode != RenameMode::Exchange => self.outlive(&locked.target, replaced)?,
+                _ => Outlives::Anyway,
             };
-            Ok(plan?)
-        };
-        let acts = Acts { before: &before, ..Acts::NONE };
-        let stage = self.perform(Some(&source), &target, decide, &acts)?;
-        let Some((moved, replaced)) = nodes.into_inner() else { return Ok(()) };
-        if let Some(replaced) = replaced {
-            if mode == RenameMode::Exchange {
-                self.move_name(&replaced, &target, &source);
-            } else {
-                self.lose_name(&stage.target, &replaced)?;
+            let done = self.execute(&locked, &plan, None, None);
+            if let (Err(_), Some(replaced)) = (&done, &replaced) {
+                self.lives_on(replaced, &outlives);
             }
-        }
-        if let Some(moved) = moved {
-            self.move_name(&moved, &source, &target);
-        }
-        Ok(())
+            done?;
+            if let Some(replaced) = replaced {
+                if mode == RenameMode::Exchange {
+                    self.move_name(&replaced, &to, &from);
+                } else {
+                    self.lose_name(&locked.target, &replaced, outlives);
+                }
+            }
+            if let Some(moved) = moved {
+                self.move_name(&moved, &from, &to);
+            }
+            Ok(())
+        })
     }
-}
 
-fn source_of<'a>(stage: &'a Stage<'_>) -> Result<&'a Scene> {
-    stage.source.as_ref().ok_or(Error::Invalid)
+    fn plan_rename(&self, locked: &LockedNames, mode: RenameMode) -> Result<Plan> {
+        let (source, target) = (locked.source()?.at(), locked.target.at());
+        let replace = match mode {
+            RenameMode::Exchange => return Ok(plan::exchange(source, target)?),
+            RenameMode::NoReplace => Replace::Refused,
+            RenameMode::Replace => Replace::Allowed,
+        };
+        Ok(plan::rename(source, target, self.content(&locked.target)?, replace)?)
+    }
 }

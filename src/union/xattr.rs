@@ -10,9 +10,9 @@ use rustix::fs::XattrFlags;
 use super::Union;
 use super::copy_up::Data;
 use super::node::NodeId;
-use super::probe::is_private_xattr;
 use crate::branch::{Caller, FileCapabilities, act_as, set_file_capabilities};
 use crate::error::{Error, Result};
+use crate::layer::is_private_xattr;
 
 /// Tells which branches a mount has: on its root, not listed.
 const BRANCHES: &str = "user.plyfs.branches";
@@ -31,7 +31,7 @@ impl Union {
         if is_private_xattr(key) {
             return Err(Error::NoAttribute);
         }
-        self.with_object(&node, |object| object.get_xattr(key))?.ok_or(Error::NoAttribute)
+        self.with_descriptors(|| self.inode(&node)?.get_xattr(key))?.ok_or(Error::NoAttribute)
     }
 
     /// The names of all extended attributes.
@@ -40,7 +40,7 @@ impl Union {
     /// Those of the branch.
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<OsString>> {
         let node = self.table.get(id)?;
-        let mut keys = self.with_object(&node, |object| object.list_xattrs())?;
+        let mut keys = self.with_descriptors(|| self.inode(&node)?.list_xattrs())?;
         keys.retain(|key| !is_private_xattr(key));
         Ok(keys)
     }
@@ -64,7 +64,7 @@ impl Union {
             return Err(Error::NotPermitted);
         }
         if !flags.is_empty() && !node.is_in_upper() {
-            let there = self.with_object(&node, |object| object.get_xattr(key))?.is_some();
+            let there = self.inode(&node)?.get_xattr(key)?.is_some();
             if there && flags.contains(XattrFlags::CREATE) {
                 return Err(Error::AttributeExists);
             }
@@ -74,12 +74,12 @@ impl Union {
         }
         if key == ACCESS_ACL && caller.uid != 0 {
             // The disk takes sgid away from the file of a group that its owner is not in.
-            return self.change(&node, Data::Whole, &|object| {
+            return self.change(&node, Data::Whole, &|inode| {
                 set_file_capabilities(FileCapabilities::Strip)?;
-                act_as(caller, || object.set_xattr(key, value, flags))
+                act_as(caller, || inode.set_xattr(key, value, flags))
             });
         }
-        self.change(&node, Data::Whole, &|object| object.set_xattr(key, value, flags))
+        self.change(&node, Data::Whole, &|inode| inode.set_xattr(key, value, flags))
     }
 
     /// Removes an extended attribute.
@@ -93,9 +93,9 @@ impl Union {
         if is_private_xattr(key) {
             return Err(Error::NotPermitted);
         }
-        if !node.is_in_upper() && self.with_object(&node, |object| object.get_xattr(key))?.is_none() {
+        if !node.is_in_upper() && self.inode(&node)?.get_xattr(key)?.is_none() {
             return Err(Error::NoAttribute);
         }
-        self.change(&node, Data::Whole, &|object| object.remove_xattr(key))
+        self.change(&node, Data::Whole, &|inode| inode.remove_xattr(key))
     }
 }

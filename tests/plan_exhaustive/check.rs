@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use plyfs::rules::BranchIndex;
+use plyfs::rules::BranchId;
 use plyfs::rules::plan::{Refusal, Step};
 use plyfs::rules::resolve::Resolution;
 
@@ -139,7 +139,7 @@ fn check_preparations(request: &Request, stack: &Stack<'_>, steps: &[Step]) -> R
 /// The rules see under both names what users see.
 fn check_resolution(request: &Request, stack: &Stack<'_>, view: &Seen) -> Result<(), String> {
     for path in [&request.source, &request.target] {
-        let branches = |from: u8| (0..8).filter(move |b| from & (1 << b) != 0).map(BranchIndex);
+        let branches = |from: u8| (0..8).filter(move |b| from & (1 << b) != 0).map(BranchId);
         let expected = match view.find(path) {
             None => Resolution::Absent,
             Some(seen) => match seen.kind {

@@ -2,7 +2,7 @@
 
 use plyfs::rules::plan::{self, At, Content, NewEntry, Plan, Refusal, Replace};
 use plyfs::rules::resolve::{Entry, EntryStack, Found, Resolution};
-use plyfs::rules::{BranchIndex, name::Name};
+use plyfs::rules::{BranchId, name::Name};
 
 use crate::disk::{self, Dir, FileName, Inode, Node, OPAQUE, Path};
 use crate::flatten::{Kind, Seen};
@@ -73,8 +73,8 @@ impl Stack<'_> {
         if let Some(below) = self.below(view, path) {
             let mut branches = (1..8).filter(|b| below.from & (1 << b) != 0);
             stack.lowers = match below.kind {
-                Kind::Dir(_) => Resolution::Merged(branches.map(BranchIndex).collect()),
-                Kind::File(_) => Resolution::Leaf(BranchIndex(branches.next().unwrap())),
+                Kind::Dir(_) => Resolution::Merged(branches.map(BranchId).collect()),
+                Kind::File(_) => Resolution::Leaf(BranchId(branches.next().unwrap())),
             };
         }
         stack

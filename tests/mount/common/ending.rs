@@ -11,7 +11,7 @@ use super::snapshot::Snapshot;
 use super::union::Union;
 
 /// What may stay in a workdir: files that remember numbers and links for the next mount.
-const KEPT_IN_WORKDIR: [&str; 2] = ["index", "links"];
+const KEPT_IN_WORKDIR: [&str; 1] = ["plyfs"];
 
 /// Looks, unmounts, looks, mounts once more, looks, and unmounts for good.
 pub(super) fn check(union: &mut Union) {

@@ -1,0 +1,411 @@
+//! How is a tree beneath a root descriptor read?
+//!
+//! A directory is held by its descriptor and asked about one name at a time. An inode is opened once, without
+//! following anything and for nothing ([`Dir::open_inode`]); it is then looked at, compared with what it should be,
+//! and acted on through that descriptor alone.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, OsStr, OsString};
+use std::io::Write as _;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom};
+use rustix::io::{self, Errno};
+
+use super::handle::LastingId;
+use super::stat::Stat;
+use crate::error::{Error, Place, Result};
+use crate::rules::BranchId;
+
+/// What one call of getdents(2) is given room for.
+const LISTING_BUFFER_SIZE: usize = 64 * 1024;
+
+thread_local! {
+    /// Each thread reads one directory at a time.
+    static LISTING_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether reading moves the access time of what is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Atime {
+    /// As the disk is mounted.
+    AsDisk,
+    /// Never, where we may say so: `O_NOATIME`.
+    Kept,
+}
+
+/// What everything in a branch has from its root.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    branch: BranchId,
+    atime: Atime,
+}
+
+impl Origin {
+    fn failed(self, call: &'static str) -> impl Fn(Errno) -> Error {
+        move |errno| Error::Sys { call, errno, place: Place::branch(self.branch) }
+    }
+
+    fn failed_at<'a>(self, call: &'static str, name: &'a OsStr) -> impl Fn(Errno) -> Error + 'a {
+        move |errno| Error::Sys { call, errno, place: Place::entry(self.branch, name) }
+    }
+
+    /// Opens for reading as the access time is to be treated. Only an inode's owner may ask for `O_NOATIME`.
+    fn open(self, flags: OFlags, open: impl Fn(OFlags) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+        match self.atime {
+            Atime::AsDisk => open(flags),
+            Atime::Kept => match open(flags | OFlags::NOATIME) {
+                Err(Errno::PERM) => open(flags),
+                opened => opened,
+            },
+        }
+    }
+}
+
+/// A directory of a branch, held open. It can only look.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    fd: Arc<OwnedFd>,
+    /// For whoever lists it: the descriptor has one position. None if it is an `O_PATH` one, which cannot be read.
+    reading: Option<Arc<Mutex<()>>>,
+    origin: Origin,
+}
+
+/// One entry of a directory's own listing.
+#[derive(Clone, Debug)]
+pub struct DirEntry {
+    /// Its name on disk.
+    pub name: OsString,
+    /// Its type, or `Unknown` where the filesystem does not say.
+    pub kind: FileType,
+    /// Its inode number.
+    pub ino: u64,
+}
+
+/// An inode of a branch, opened. It can only look.
+#[derive(Clone, Debug)]
+pub struct Inode {
+    fd: Arc<OwnedFd>,
+    /// Whether the descriptor is an `O_PATH` one, which many calls take by its path in /proc only.
+    is_path: bool,
+    origin: Origin,
+}
+
+/// A regular file of a branch that is open for reading. It has no method that writes, and cannot become one that
+/// has.
+#[derive(Clone, Debug)]
+pub struct ReadFile(Inode);
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsFd for Inode {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsFd for ReadFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Dir {
+    /// Takes over the descriptor of a branch's root, of whatever kind it is.
+    #[must_use]
+    pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime) -> Self {
+        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime } }
+    }
+
+    /// The branch that it belongs to.
+    #[must_use]
+    pub fn branch(&self) -> BranchId {
+        self.origin.branch
+    }
+
+    fn inside(&self, fd: OwnedFd, reading: Option<Arc<Mutex<()>>>) -> Self {
+        Self { fd: Arc::new(fd), reading, origin: self.origin }
+    }
+
+    /// The directory's own attributes.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn stat_self(&self) -> Result<Stat> {
+        Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH).map_err(self.origin.failed("statx"))
+    }
+
+    /// The attributes of an entry, None if there is none. A name that is too long for the branch's filesystem
+    /// cannot be there either.
+    ///
+    /// # Errors
+    /// Those of statx(2) but for ENOENT.
+    pub fn stat(&self, name: &OsStr) -> Result<Option<Stat>> {
+        match Stat::of(&self.fd, name, AtFlags::empty()) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
+            Err(errno) => Err(self.origin.failed_at("statx", name)(errno)),
+        }
+    }
+
+    /// The directory under `name`.
+    ///
+    /// # Errors
+    /// Those of openat(2); ENOTDIR for anything but a directory.
+    pub fn open_dir(&self, name: &OsStr) -> Result<Self> {
+        let open = |flags| self.open_at(name, flags | OFlags::DIRECTORY);
+        match self.origin.open(OFlags::RDONLY, open) {
+            // What is in it can be reached all the same.
+            Err(Errno::ACCESS) => open(OFlags::PATH).map(|fd| self.inside(fd, None)),
+            opened => opened.map(|fd| self.inside(fd, Some(Arc::default()))),
+        }
+        .map_err(self.origin.failed_at("openat", name))
+    }
+
+    /// The inode under `name`, without opening it for anything.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub fn open_inode(&self, name: &OsStr) -> Result<Inode> {
+        let opened = self.open_at(name, OFlags::PATH);
+        let fd = Arc::new(opened.map_err(self.origin.failed_at("openat", name))?);
+        Ok(Inode { fd, is_path: true, origin: self.origin })
+    }
+
+    /// The directory itself as an inode.
+    #[must_use]
+    pub fn inode(&self) -> Inode {
+        Inode { fd: Arc::clone(&self.fd), is_path: self.reading.is_none(), origin: self.origin }
+    }
+
+    fn open_at(&self, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+        fs::openat(self, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Everything in the directory but `.` and `..`.
+    ///
+    /// # Errors
+    /// Those of [`Self::each`].
+    pub fn list(&self) -> Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        self.each(|name, kind, ino| entries.push(DirEntry { name: name.to_owned(), kind, ino }))?;
+        Ok(entries)
+    }
+
+    /// Shows name, type and inode number of every entry but `.` and `..`. The type is `Unknown` where the
+    /// filesystem does not say.
+    ///
+    /// # Errors
+    /// Those of openat(2) and getdents(2), also in the middle: a listing is whole or it is an error.
+    pub fn each(&self, mut show: impl FnMut(&OsStr, FileType, u64)) -> Result<()> {
+        let Some(reading) = &self.reading else {
+            let open = |flags| self.open_at(OsStr::new("."), flags);
+            let opened = self.origin.open(OFlags::RDONLY | OFlags::DIRECTORY, open);
+            let fd = opened.map_err(self.origin.failed("openat"))?;
+            return self.inside(fd, Some(Arc::default())).each(show);
+        };
+        let _reading = reading.lock();
+        fs::seek(&self.fd, SeekFrom::Start(0)).map_err(self.origin.failed("lseek"))?;
+        LISTING_BUFFER.with_borrow_mut(|buffer| {
+            buffer.reserve(LISTING_BUFFER_SIZE);
+            let mut raw = RawDir::new(&self.fd, buffer.spare_capacity_mut());
+            while let Some(entry) = raw.next() {
+                let entry = entry.map_err(self.origin.failed("getdents"))?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    show(OsStr::from_bytes(name), entry.file_type(), entry.ino());
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The state of the filesystem that the directory is on.
+    ///
+    /// # Errors
+    /// Those of fstatvfs(3).
+    pub fn stat_fs(&self) -> Result<fs::StatVfs> {
+        fs::fstatvfs(&self.fd).map_err(self.origin.failed("fstatvfs"))
+    }
+
+    /// Whether the filesystem may show one inode under another number once nobody holds it.
+    ///
+    /// # Errors
+    /// Those of fstatfs(2).
+    pub fn renumbers(&self) -> Result<bool> {
+        const FUSE: u32 = 0x6573_5546;
+        const OVERLAYFS: u32 = 0x794c_7630;
+        const VFAT: u32 = 0x4d44;
+        const EXFAT: u32 = 0x2011_bab0;
+        let kind = fs::fstatfs(&self.fd).map_err(self.origin.failed("fstatfs"))?.f_type as u32;
+        Ok([FUSE, OVERLAYFS, VFAT, EXFAT].contains(&kind))
+    }
+}
+
+impl Inode {
+    /// Takes over a file that was just made.
+    pub(super) fn of_new_file(dir: &Dir, fd: OwnedFd) -> Self {
+        Self { fd: Arc::new(fd), is_path: false, origin: dir.origin }
+    }
+
+    /// The inode's attributes.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn stat(&self) -> Result<Stat> {
+        Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH).map_err(self.origin.failed("statx"))
+    }
+
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open_read(&self) -> Result<ReadFile> {
+        let opened = self.origin.open(OFlags::RDONLY, |flags| self.reopen(flags));
+        let fd = Arc::new(opened.map_err(self.origin.failed("open"))?);
+        Ok(ReadFile(Self { fd, is_path: false, origin: self.origin }))
+    }
+
+    /// Opens the same inode once more.
+    pub(super) fn reopen(&self, flags: OFlags) -> io::Result<OwnedFd> {
+        fs::open(&*self.path(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    pub(super) fn reopened(&self, fd: OwnedFd) -> Self {
+        Self { fd: Arc::new(fd), is_path: false, origin: self.origin }
+    }
+
+    pub(super) fn failed(&self, call: &'static str) -> impl Fn(Errno) -> Error {
+        self.origin.failed(call)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// Those of readlinkat(2).
+    pub fn read_link(&self) -> Result<OsString> {
+        let target = fs::readlinkat(&self.fd, c"", Vec::new()).map_err(self.failed("readlinkat"))?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    /// The value of an extended attribute, None if it has none of that name, or if the filesystem has no such
+    /// thing: the kernel takes any other error about an ACL for a reason to let nobody in.
+    ///
+    /// # Errors
+    /// Those of getxattr(2) but for ENODATA and EOPNOTSUPP.
+    pub fn get_xattr(&self, key: &OsStr) -> Result<Option<Vec<u8>>> {
+        let value = self.by_descriptor(
+            || grow(|buffer| fs::fgetxattr(&self.fd, key, buffer)),
+            |path| grow(|buffer| fs::getxattr(path, key, buffer)),
+        );
+        match value {
+            Ok(value) => Ok(Some(value)),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(errno) => Err(self.origin.failed_at("getxattr", key)(errno)),
+        }
+    }
+
+    /// The names of all extended attributes; none where the filesystem has no such thing.
+    ///
+    /// # Errors
+    /// Those of listxattr(2) but for EOPNOTSUPP.
+    pub fn list_xattrs(&self) -> Result<Vec<OsString>> {
+        let names = self.by_descriptor(
+            || grow(|buffer| fs::flistxattr(&self.fd, buffer)),
+            |path| grow(|buffer| fs::listxattr(path, buffer)),
+        );
+        let names = match names {
+            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            names => names.map_err(self.failed("listxattr"))?,
+        };
+        let names = names.split(|b| *b == 0).filter(|name| !name.is_empty());
+        Ok(names.map(|name| OsStr::from_bytes(name).to_owned()).collect())
+    }
+
+    /// By which name the inode is known again after a remount; None if it cannot be known again.
+    ///
+    /// # Errors
+    /// Those of name_to_handle_at(2) and fstatfs(2).
+    pub fn lasting_id(&self, stat: &Stat) -> Result<Option<LastingId>> {
+        LastingId::of(&self.fd, stat).map_err(self.failed("name_to_handle_at"))
+    }
+
+    /// Does by an open file's descriptor what an `O_PATH` one is not good for: that goes by its path in /proc, which
+    /// leads to this very inode, a symbolic link included.
+    pub(super) fn by_descriptor<T>(
+        &self,
+        on_file: impl FnOnce() -> io::Result<T>,
+        by_path: impl FnOnce(&CStr) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.is_path { by_path(&self.path()) } else { on_file() }
+    }
+
+    /// `/proc/self/fd/N`.
+    pub(super) fn path(&self) -> Box<CStr> {
+        let mut path = Vec::with_capacity(32);
+        // Writing to a Vec cannot fail.
+        write!(path, "/proc/self/fd/{}\0", self.fd.as_raw_fd()).unwrap_or_default();
+        CStr::from_bytes_until_nul(&path).unwrap_or_default().into()
+    }
+}
+
+impl ReadFile {
+    pub(super) fn of(inode: Inode) -> Self {
+        Self(inode)
+    }
+
+    /// The inode behind the file, for looking.
+    #[must_use]
+    pub fn inode(&self) -> &Inode {
+        &self.0
+    }
+
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match io::pread(self, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.0.failed("pread")(errno)),
+            }
+        }
+        Ok(done)
+    }
+
+    /// The next data, or the next hole, at or after an offset.
+    ///
+    /// # Errors
+    /// Those of lseek(2): ENXIO beyond the end.
+    pub fn seek(&self, to: SeekFrom) -> Result<u64> {
+        fs::seek(self, to).map_err(self.0.failed("lseek"))
+    }
+}
+
+/// Calls with a larger buffer until what there is fits.
+fn grow(
+    call: impl Fn(&mut [MaybeUninit<u8>]) -> io::Result<(&mut [u8], &mut [MaybeUninit<u8>])>,
+) -> io::Result<Vec<u8>> {
+    let mut size = 256;
+    loop {
+        let mut buffer = vec![MaybeUninit::uninit(); size];
+        match call(&mut buffer) {
+            Ok((value, _)) => return Ok(value.to_vec()),
+            // Linux has no value and no list beyond 64 KiB.
+            Err(Errno::RANGE) if size < 64 * 1024 => size *= 4,
+            Err(errno) => return Err(errno),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Whose notes are in this workdir, and in which format?
+//!
+//! `plyfs/format` says both. Notes of another upper are set aside in `plyfs/aside-UPPER`, where that upper finds them
+//! again; they are never used for this one. The format is specified in docs/WORKDIR.md.
+
+use std::ffi::{OsStr, OsString};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use super::log_file::read;
+use crate::branch::{Dir, HOME, UpperDir, WorkDir};
+use crate::error::{Error, Result};
+
+const FORMAT: &str = "format";
+const NEW: &str = "format.new";
+const VOLATILE: &str = "volatile";
+const HEAD: &str = "plyfs workdir 2";
+/// What belongs to one upper.
+const NOTES: [&str; 3] = ["index", "links", VOLATILE];
+
+/// Whether the upper can be known again by the next mount.
+pub(super) fn is_known(upper: &Dir) -> Result<bool> {
+    Ok(id_of(upper)? != UNKNOWN)
+}
+
+/// Sees to it that the notes in the workdir are this upper's.
+pub(super) fn claim(work: &WorkDir, upper: &Dir) -> Result<()> {
+    let home = work.root()?;
+    let ours = id_of(upper)?;
+    let theirs = read_format(&home)?;
+    let is_ours = theirs.as_deref() == Some(&*ours) && ours != UNKNOWN;
+    if !is_ours {
+        if let Some(theirs) = &theirs {
+            set_aside(&home, theirs)?;
+        }
+        write_format(&home, &ours)?;
+        bring_back(&home, &ours)?;
+    }
+    refuse_after_crash(&home)
+}
+
+/// Where this upper's notes are in a workdir that is not written to.
+pub(super) fn find(work: &Dir, upper: &Dir) -> Result<Option<Dir>> {
+    let ours = id_of(upper)?;
+    if ours == UNKNOWN || work.stat(OsStr::new(HOME))?.is_none() {
+        return Ok(None);
+    }
+    let home = work.open_dir(OsStr::new(HOME))?;
+    let stat = home.stat_self()?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
+        let what = "can be written by others";
+        return Err(Error::UnfitWorkdir { name: HOME.into(), what });
+    }
+    if read_format(&home)?.as_deref() == Some(&*ours) {
+        refuse_after_crash(&home)?;
+        return Ok(Some(home));
+    }
+    let aside = aside_name(&ours);
+    if home.stat(&aside)?.is_none() {
+        return Ok(None);
+    }
+    let aside = home.open_dir(&aside)?;
+    refuse_after_crash(&aside)?;
+    Ok(Some(aside))
+}
+
+/// Says that the upper is written without syncs. It is on the disk before anything else is.
+pub(super) fn mark_volatile(work: &WorkDir) -> Result<()> {
+    let home = work.root()?;
+    match home.create(OsStr::new(VOLATILE), Mode::RUSR | Mode::WUSR) {
+        Err(e) if e.is(Errno::EXIST) => {}
+        created => created?.sync()?,
+    }
+    home.sync()
+}
+
+pub(super) fn unmark_volatile(work: &WorkDir) -> Result<()> {
+    work.root()?.remove_marker(OsStr::new(VOLATILE))
+}
+
+fn refuse_after_crash(home: &Dir) -> Result<()> {
+    match home.stat(OsStr::new(VOLATILE))? {
+        Some(_) => Err(Error::VolatileCrash),
+        None => Ok(()),
+    }
+}
+
+/// For an upper that cannot be known again.
+const UNKNOWN: &str = "unknown";
+
+fn id_of(upper: &Dir) -> Result<String> {
+    let id = upper.inode().lasting_id(&upper.stat_self()?)?;
+    Ok(id.map_or_else(|| UNKNOWN.to_owned(), |id| id.as_str().to_owned()))
+}
+
+fn read_format(home: &Dir) -> Result<Option<String>> {
+    let Some(text) = read(home, FORMAT)? else { return Ok(None) };
+    let mut lines = text.lines();
+    match (lines.next(), lines.next().and_then(|line| line.strip_prefix("upper "))) {
+        (Some(HEAD), Some(upper)) => Ok(Some(upper.to_owned())),
+        // Cut short by a crash, before there were notes.
+        (None, _) | (Some(HEAD), None) => Ok(None),
+        (Some(head), _) => Err(Error::NewerWorkdir(head.escape_debug().to_string())),
+    }
+}
+
+fn write_format(home: &UpperDir, upper: &str) -> Result<()> {
+    home.remove_marker(OsStr::new(NEW))?;
+    let file = home.create(OsStr::new(NEW), Mode::RUSR | Mode::WUSR)?;
+    file.write_all_at(0, format!("{HEAD}\nupper {upper}\n").as_bytes())?;
+    file.sync_data()?;
+    home.rename(OsStr::new(NEW), home, OsStr::new(FORMAT))
+}
+
+fn aside_name(upper: &str) -> OsString {
+    format!("aside-{upper}").into()
+}
+
+fn set_aside(home: &UpperDir, theirs: &str) -> Result<()> {
+    let has_notes = NOTES.iter().map(|name| home.stat(OsStr::new(name))).collect::<Result<Vec<_>>>()?;
+    if has_notes.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    log::warn!(
+        "the workdir was last used with another upper: its notes are set aside in {HOME}/aside-{theirs}"
+    );
+    let aside = aside_name(theirs);
+    match home.make_dir(&aside, Mode::RWXU) {
+        Err(e) if e.is(Errno::EXIST) => {}
+        made => made?,
+    }
+    move_notes(home, &home.open_upper_dir(&aside)?)
+}
+
+fn bring_back(home: &UpperDir, ours: &str) -> Result<()> {
+    let aside = aside_name(ours);
+    if ours == UNKNOWN || home.stat(&aside)?.is_none() {
+        return Ok(());
+    }
+    move_notes(&home.open_upper_dir(&aside)?, home)?;
+    home.remove_dir(&aside)
+}
+
+fn move_notes(from: &UpperDir, to: &UpperDir) -> Result<()> {
+    for name in NOTES.map(OsStr::new) {
+        if from.stat(name)?.is_some() {
+            to.remove_tree(name)?;
+            from.rename(name, to, name)?;
+        }
+    }
+    Ok(())
+}

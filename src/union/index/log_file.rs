@@ -1,0 +1,147 @@
+//! How are lines kept in a file that a crash may cut short?
+//!
+//! They are appended, and a line without an end does not count. Whoever writes waits for nobody but other writers.
+
+use std::ffi::OsStr;
+
+use parking_lot::Mutex;
+use rustix::fs::Mode;
+
+use crate::branch::{Dir, WorkDir, WriteFile};
+use crate::error::{Error, Place, Result};
+use crate::rules::BranchId;
+
+const NAME: &str = "index";
+const NEW: &str = "index.new";
+/// So many lines that no longer hold are not worth writing the others anew.
+const SMALL: usize = 256;
+
+/// An append-only file of lines.
+#[derive(Debug, Default)]
+pub(super) struct Log(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Opened on the first line: a mount that copies nothing up leaves nothing in the workdir.
+    file: Option<WriteFile>,
+    /// Where the next line goes.
+    end: u64,
+    /// Whether what is there may end in the middle of a line.
+    torn: bool,
+    lines: usize,
+}
+
+impl Log {
+    /// Shows every whole line.
+    pub(super) fn replay(&self, home: &Dir, take: &mut dyn FnMut(&str)) -> Result<()> {
+        let text = read(home, NAME)?.unwrap_or_default();
+        let mut lines = 0;
+        whole_lines(&text).for_each(|line| {
+            lines += 1;
+            take(line);
+        });
+        self.0.lock().lines = lines;
+        Ok(())
+    }
+
+    /// Adds a line, which has its end.
+    pub(super) fn append(&self, work: &WorkDir, line: &str) -> Result<()> {
+        let state = &mut *self.0.lock();
+        let file = match &state.file {
+            Some(file) => file,
+            None => {
+                let (file, end, torn) = open(work)?;
+                (state.end, state.torn) = (end, torn);
+                state.file.insert(file)
+            }
+        };
+        let line = if state.torn { &*format!("\n{line}") } else { line };
+        // Should a part of the line get there, the next must not continue it.
+        state.torn = true;
+        file.write_all_at(state.end, line.as_bytes())?;
+        state.torn = false;
+        state.end += line.len() as u64;
+        state.lines += 1;
+        Ok(())
+    }
+
+    /// Waits until all lines so far are on disk.
+    pub(super) fn sync(&self, work: &WorkDir) -> Result<()> {
+        let file = self.0.lock().file.clone();
+        match file {
+            Some(file) => {
+                file.sync_data()?;
+                work.root()?.sync()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves `live` lines: those that hold, and the `others`. Without any the file goes; few too many may stay.
+    pub(super) fn close(
+        &self,
+        work: &WorkDir,
+        live: usize,
+        mut holds: impl FnMut(&str) -> bool,
+        others: &[String],
+    ) -> Result<()> {
+        let state = &mut *self.0.lock();
+        state.file = None;
+        if state.lines == 0 || (live > 0 && state.lines <= live * 2 + SMALL) {
+            return Ok(());
+        }
+        let home = work.root()?;
+        let mut text = String::new();
+        if live > 0 {
+            let old = read(&home, NAME)?.unwrap_or_default();
+            whole_lines(&old).filter(|line| holds(line)).for_each(|line| {
+                text.push_str(line);
+                text.push('\n');
+            });
+            text.extend(others.iter().map(String::as_str));
+        }
+        if text.is_empty() {
+            return home.remove_marker(OsStr::new(NAME));
+        }
+        home.remove_marker(OsStr::new(NEW))?;
+        let file = home.create(OsStr::new(NEW), Mode::RUSR | Mode::WUSR)?;
+        file.write_all_at(0, text.as_bytes())?;
+        file.sync_data()?;
+        home.rename(OsStr::new(NEW), &home, OsStr::new(NAME))
+    }
+}
+
+fn open(work: &WorkDir) -> Result<(WriteFile, u64, bool)> {
+    let home = work.root()?;
+    let name = OsStr::new(NAME);
+    if home.stat(name)?.is_none() {
+        return Ok((home.create(name, Mode::RUSR | Mode::WUSR)?, 0, false));
+    }
+    let file = home.open_upper_inode(name)?.open_write()?;
+    let end = file.inode().stat()?.st_size as u64;
+    let mut last = [b'\n'];
+    if end > 0 {
+        file.read_at(end - 1, &mut last)?;
+    }
+    Ok((file, end, last != [b'\n']))
+}
+
+/// A small file of ours, None if there is none.
+pub(super) fn read(home: &Dir, name: &str) -> Result<Option<String>> {
+    let name = OsStr::new(name);
+    let Some(stat) = home.stat(name)? else { return Ok(None) };
+    let failed = |errno| Error::Sys { call: "pread", errno, place: Place::entry(BranchId::WORK, name) };
+    if stat.kind() != rustix::fs::FileType::RegularFile {
+        return Err(failed(rustix::io::Errno::INVAL));
+    }
+    let file = home.open_inode(name)?.open_read()?;
+    let mut bytes = vec![0; usize::try_from(stat.st_size).unwrap_or(0)];
+    let length = file.read_at(0, &mut bytes)?;
+    bytes.truncate(length);
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn whole_lines(text: &str) -> impl Iterator<Item = &str> {
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    text[..whole].lines()
+}

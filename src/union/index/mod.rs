@@ -1,0 +1,551 @@
+//! Which number did a copy's original show, and which hard links of lowers were copied up?
+//!
+//! A file keeps its number when it is copied up, also over a remount, and two lower names of one file
+//! stay one file. The upper is an OCI layer and has no room for such notes, so the workdir keeps
+//! them, see docs/WORKDIR.md:
+//!
+//! - `index`, a log of text lines (`log`): the numbers of the upper's inodes, and how many names of a lower file the
+//!   upper covers;
+//! - `links/ID`: one more hard link to the copy in the upper of a lower file with several names.
+//!
+//! An inode is noted by what its filesystem calls it for ever ([`LastingId`]); what has no such name is not noted.
+//! Losing the log loses stable numbers and link counts, never data: the links say by themselves whose they are.
+//!
+//! No lock is held across a system call, but for that of the log by those who write to it.
+
+mod adopt;
+mod format;
+mod log_file;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::node::{NodeId, RealId};
+use crate::branch::{Dir, Inode, LastingId, Stat, UpperDir, UpperInode, WorkDir};
+use crate::error::{Error, Result};
+use crate::layer;
+use log_file::Log;
+
+/// A noted lower file with several names, for as long as the mount lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinkId(u32);
+
+/// What is noted of a lower file with several names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkNote {
+    key: LastingId,
+    /// How many names it has in the lower, if that is known.
+    lower_links: Option<u32>,
+    /// How many of them the upper covers, by an entry or a whiteout.
+    covered: u32,
+    /// Whether names that do not lie in the branch count as covered.
+    exact: bool,
+    /// Whether there is a copy in the upper, and a link to it in `links`.
+    pub copied_up: bool,
+}
+
+impl LinkNote {
+    fn remaining(&self) -> u32 {
+        self.lower_links.map_or(1, |links| links.saturating_sub(self.covered))
+    }
+
+    /// The link count that users see. `stat` is the copy's, if there is one: one of that one's links is in `links`.
+    #[must_use]
+    pub fn shown_links(&self, stat: &Stat) -> u32 {
+        let in_upper = if self.copied_up { (stat.st_nlink as u32).saturating_sub(1) } else { 0 };
+        self.remaining().saturating_add(in_upper)
+    }
+}
+
+/// The number that an inode of the upper shows.
+#[derive(Clone, Debug)]
+struct Origin {
+    number: NodeId,
+    /// By which the inode is known to be the one that was noted.
+    known_by: KnownBy,
+}
+
+#[derive(Clone, Debug)]
+enum KnownBy {
+    /// It was noted or looked at in this mount.
+    Birth(u64),
+    /// It was noted by an earlier mount.
+    Id(LastingId),
+}
+
+/// The notes of one upper.
+#[derive(Debug)]
+pub struct Index {
+    store: Store,
+    /// Whether the upper can be known again: else nothing is noted for another mount.
+    remembers: bool,
+    inner: Mutex<Inner>,
+}
+
+/// Where the notes are kept.
+#[derive(Debug)]
+enum Store {
+    /// In a workdir that this mount writes to.
+    Written(Arc<WorkDir>, Log),
+    /// In one that it only reads, or nowhere.
+    Read(Option<Dir>),
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By inode number on the upper's filesystem.
+    origins: HashMap<u64, Origin>,
+    notes: HashMap<LinkId, LinkNote>,
+    by_key: HashMap<LastingId, LinkId>,
+    /// By inode number in a lower, which is not theirs alone.
+    by_ino: HashMap<u64, Vec<LinkId>>,
+    /// By inode number of the copy on the upper's filesystem.
+    by_copy: HashMap<u64, LinkId>,
+    next: u32,
+}
+
+const LINKS: &str = "links";
+
+impl Index {
+    /// Reads the notes of a workdir that this mount writes to. Those of another upper are set aside.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes, but for a full disk: then there are no notes yet.
+    pub fn open(work: Arc<WorkDir>, outer: &UpperDir, upper: &UpperDir, lowers: &[Dir]) -> Result<Self> {
+        let log = Log::default();
+        let remembers = format::is_known(upper)?;
+        let inner = match format::claim(&work, upper) {
+            Err(e) if e.is(Errno::NOSPC) || e.is(Errno::DQUOT) => {
+                log::warn!("the workdir has no notes, the disk is full: {e}");
+                Inner::default()
+            }
+            claimed => {
+                claimed?;
+                let root = work.root()?;
+                let mut inner = Inner::default();
+                log.replay(&root, &mut |line| inner.replay(line))?;
+                if root.stat(OsStr::new(LINKS))?.is_some() {
+                    inner.find_copies(&*work.links()?)?;
+                }
+                inner
+            }
+        };
+        let index = Self { store: Store::Written(work, log), remembers, inner: Mutex::new(inner) };
+        adopt::adopt(&index, outer, upper, lowers);
+        Ok(index)
+    }
+
+    /// Reads the notes of a workdir that this mount does not write to, if there is one.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn read_only(work: Option<&Dir>, upper: &Dir) -> Result<Self> {
+        let mut inner = Inner::default();
+        let mut links = None;
+        if let Some(home) = work.map(|work| format::find(work, upper)).transpose()?.flatten() {
+            Log::default().replay(&home, &mut |line| inner.replay(line))?;
+            if home.stat(OsStr::new(LINKS))?.is_some() {
+                let dir = home.open_dir(OsStr::new(LINKS))?;
+                inner.find_copies(&dir)?;
+                links = Some(dir);
+            }
+        }
+        Ok(Self { store: Store::Read(links), remembers: false, inner: Mutex::new(inner) })
+    }
+
+    /// Whether names of lower files can be told to follow a copy: they must be in the next mount, too.
+    #[must_use]
+    pub fn remembers(&self) -> bool {
+        self.remembers
+    }
+
+    /// Says in the workdir that this mount does without syncs, from now until [`Self::close`].
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn mark_volatile(&self) -> Result<()> {
+        match &self.store {
+            Store::Written(work, _) => format::mark_volatile(work),
+            Store::Read(_) => Ok(()),
+        }
+    }
+
+    /// The clean end: the log is written anew if it says much that no longer holds.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn close(&self) -> Result<()> {
+        let Store::Written(work, log) = &self.store else { return Ok(()) };
+        let inner = self.inner.lock();
+        let (origins, notes) =
+            (inner.origins.clone(), inner.notes.values().map(link_line).collect::<Vec<_>>());
+        drop(inner);
+        let mut origins: HashMap<_, _> =
+            origins.into_iter().map(|(ino, origin)| (ino, origin.number)).collect();
+        let live = origins.len() + notes.len();
+        // The last line of an inode is the one that holds; any one that says the same will do.
+        let holds = |line: &str| {
+            let Some((id, number)) = parse_origin(line) else { return false };
+            let ino = id.inode_number();
+            if origins.get(&ino) == Some(&number) {
+                origins.remove(&ino);
+                return true;
+            }
+            false
+        };
+        log.close(work, live, holds, &notes)?;
+        format::unmark_volatile(work)
+    }
+
+    /// The number that an inode of the upper shows, if it is not its own. `id` tells its lasting name.
+    #[must_use]
+    pub fn origin(&self, upper: RealId, id: impl FnOnce() -> Option<LastingId>) -> Option<NodeId> {
+        if upper.filesystem > 0 {
+            return None;
+        }
+        let noted = self.inner.lock().origins.get(&upper.ino).cloned()?;
+        let is_same = match &noted.known_by {
+            KnownBy::Birth(birth) => *birth == upper.birth,
+            KnownBy::Id(noted) => id().as_ref() == Some(noted),
+        };
+        let inner = &mut *self.inner.lock();
+        if is_same {
+            if let Some(origin) = inner.origins.get_mut(&upper.ino) {
+                origin.known_by = KnownBy::Birth(upper.birth);
+            }
+            return Some(noted.number);
+        }
+        // Another inode has the number by now.
+        inner.origins.remove(&upper.ino);
+        None
+    }
+
+    /// The number that an inode of the upper shows as far as its inode number tells.
+    #[must_use]
+    pub fn origin_of_ino(&self, ino: u64) -> Option<NodeId> {
+        self.inner.lock().origins.get(&ino).map(|origin| origin.number)
+    }
+
+    /// Notes that an inode of the upper shows that number. Without a lasting name that is so in this mount only.
+    pub fn set_origin(&self, upper: RealId, id: Option<&LastingId>, number: NodeId) {
+        let origin = Origin { number, known_by: KnownBy::Birth(upper.birth) };
+        self.inner.lock().origins.insert(upper.ino, origin);
+        if let Some(id) = id {
+            self.append(&origin_line(id, number));
+        }
+    }
+
+    /// Drops the note of an inode of the upper that is no more.
+    pub fn drop_origin(&self, upper: RealId) {
+        if upper.filesystem == 0 && self.inner.lock().origins.remove(&upper.ino).is_some() {
+            self.append(&format!("X {}\n", upper.ino));
+        }
+    }
+
+    /// The note of a lower file with several names; `key` tells its lasting name.
+    ///
+    /// # Errors
+    /// Those of `key`.
+    pub fn find(
+        &self,
+        lower: &Stat,
+        key: impl FnOnce() -> Result<Option<LastingId>>,
+    ) -> Result<Option<LinkId>> {
+        if !self.inner.lock().by_ino.contains_key(&lower.st_ino) {
+            return Ok(None);
+        }
+        let Some(key) = key()? else { return Ok(None) };
+        let inner = &mut *self.inner.lock();
+        let found = inner.by_key.get(&key).copied();
+        if let Some(note) = found.and_then(|id| inner.notes.get_mut(&id)) {
+            note.see(lower);
+        }
+        Ok(found)
+    }
+
+    /// The note whose copy is this inode of the upper.
+    #[must_use]
+    pub fn find_copy(&self, upper_ino: u64) -> Option<LinkId> {
+        self.inner.lock().by_copy.get(&upper_ino).copied()
+    }
+
+    /// What is noted.
+    #[must_use]
+    pub fn note(&self, id: LinkId) -> Option<LinkNote> {
+        self.inner.lock().notes.get(&id).cloned()
+    }
+
+    /// The note of a lower file, a new one if there is none.
+    fn note_or_new(&self, key: &LastingId, lower: &Stat) -> LinkId {
+        let inner = &mut *self.inner.lock();
+        let id = inner.insert(key);
+        if let Some(note) = inner.notes.get_mut(&id) {
+            note.see(lower);
+        }
+        id
+    }
+
+    /// Notes that the upper covers one more of the lower names of a file with several.
+    pub fn cover(&self, key: &LastingId, lower: &Stat) {
+        let id = self.note_or_new(key, lower);
+        self.update(id, |note| note.covered = note.covered.saturating_add(1));
+    }
+
+    fn update(&self, id: LinkId, change: impl FnOnce(&mut LinkNote)) {
+        let line = {
+            let inner = &mut *self.inner.lock();
+            let Some(note) = inner.notes.get_mut(&id) else { return };
+            change(note);
+            link_line(note)
+        };
+        self.append(&line);
+    }
+
+    /// Puts a hard link to the copy of a lower file into `links`. It does not count before [`Self::publish`].
+    ///
+    /// # Errors
+    /// Those of linkat(2).
+    pub fn tie(&self, key: &LastingId, lower: &Stat, copy: &UpperInode) -> Result<LinkId> {
+        let id = self.note_or_new(key, lower);
+        let links = self.work()?.links()?;
+        links.remove_marker(OsStr::new(key.as_str()))?;
+        links.link(copy, OsStr::new(key.as_str()))?;
+        Ok(id)
+    }
+
+    /// The copy that was tied has its name: the other names lead to it from now on.
+    pub fn publish(&self, id: LinkId, copy: &Stat) {
+        self.update(id, |note| note.copied_up = true);
+        self.inner.lock().by_copy.insert(copy.st_ino, id);
+    }
+
+    /// The copy that was tied has come to nothing.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn untie(&self, id: LinkId) -> Result<()> {
+        let Some(note) = self.note(id) else { return Ok(()) };
+        if note.copied_up {
+            self.update(id, |note| note.copied_up = false);
+            self.inner.lock().by_copy.retain(|_, copied| *copied != id);
+        }
+        self.work()?.links()?.remove_marker(OsStr::new(note.key.as_str()))
+    }
+
+    /// The copy of a lower file with several names, for looking.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub fn copy(&self, id: LinkId) -> Result<Inode> {
+        let note = self.note(id).ok_or(Error::Stale(0))?;
+        let name = OsStr::new(note.key.as_str());
+        match &self.store {
+            Store::Written(work, _) => work.links()?.open_inode(name),
+            Store::Read(links) => links.as_ref().ok_or(Error::ReadOnly)?.open_inode(name),
+        }
+    }
+
+    /// The copy of a lower file with several names, for changing.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub fn upper_copy(&self, id: LinkId) -> Result<UpperInode> {
+        let note = self.note(id).ok_or(Error::Stale(0))?;
+        self.work()?.links()?.open_upper_inode(OsStr::new(note.key.as_str()))
+    }
+
+    /// Forgets a file whose copy has no name left, in the lowers or in the upper, and removes the link to it.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn drop_link(&self, id: LinkId) -> Result<()> {
+        let Some(note) = self.note(id) else { return Ok(()) };
+        self.work()?.links()?.remove_marker(OsStr::new(note.key.as_str()))?;
+        self.inner.lock().remove(id);
+        self.append(&format!("D {}\n", note.key.as_str()));
+        Ok(())
+    }
+
+    /// Waits until links and notes are on disk.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn sync(&self) -> Result<()> {
+        let Store::Written(work, log) = &self.store else { return Ok(()) };
+        work.links()?.sync()?;
+        log.sync(work)
+    }
+
+    /// Looks for copies that nothing leads to any more: a lower file has names outside its branch, and the names
+    /// in it are gone. `is_visible` says whether users see that file under such a way and name.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn drop_unreachable(
+        &self,
+        lowers: &[Dir],
+        is_visible: impl Fn(&[OsString], &OsStr, &LastingId) -> bool,
+    ) -> Result<()> {
+        let mut suspects = HashMap::new();
+        for (id, note) in self.inner.lock().notes.clone() {
+            if note.copied_up && !note.exact {
+                suspects.insert(id, note);
+            }
+        }
+        for (id, note) in suspects.clone() {
+            if self.copy(id)?.stat()?.st_nlink > 1 {
+                suspects.remove(&id);
+            } else {
+                log::info!("looking for the names of a copied-up file: {}", note.key.as_str());
+            }
+        }
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let mut places = Vec::new();
+        for lower in lowers {
+            layer::walk(lower, |way, name, ino| {
+                if suspects.values().any(|note| note.key.inode_number() == ino) {
+                    places.push((way.to_vec(), name.to_owned()));
+                }
+            })?;
+        }
+        for (id, note) in suspects {
+            let visible = places.iter().filter(|(way, name)| is_visible(way, name, &note.key)).count() as u32;
+            if visible == 0 {
+                self.drop_link(id)?;
+            } else {
+                self.update(id, |note| {
+                    note.covered = note.lower_links.unwrap_or(visible).saturating_sub(visible);
+                    note.lower_links.get_or_insert(visible);
+                    note.exact = true;
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn work(&self) -> Result<&WorkDir> {
+        match &self.store {
+            Store::Written(work, _) => Ok(work),
+            Store::Read(_) => Err(Error::ReadOnly),
+        }
+    }
+
+    fn append(&self, line: &str) {
+        if let Store::Written(work, log) = &self.store
+            && let Err(e) = log.append(work, line)
+        {
+            // The operation itself is done. What is lost is a number or a link count after the next mount.
+            log::warn!("the workdir's index misses a note: {e}");
+        }
+    }
+}
+
+impl LinkNote {
+    fn see(&mut self, lower: &Stat) {
+        if !self.exact || self.lower_links.is_none() {
+            self.lower_links = Some(lower.st_nlink as u32);
+        }
+    }
+}
+
+impl Inner {
+    fn insert(&mut self, key: &LastingId) -> LinkId {
+        if let Some(id) = self.by_key.get(key) {
+            return *id;
+        }
+        let id = LinkId(self.next);
+        self.next += 1;
+        let key = key.clone();
+        self.by_key.insert(key.clone(), id);
+        self.by_ino.entry(key.inode_number()).or_default().push(id);
+        let note = LinkNote { key, lower_links: None, covered: 0, exact: false, copied_up: false };
+        self.notes.insert(id, note);
+        id
+    }
+
+    fn remove(&mut self, id: LinkId) {
+        let Some(note) = self.notes.remove(&id) else { return };
+        self.by_key.remove(&note.key);
+        self.by_copy.retain(|_, copied| *copied != id);
+        let ino = note.key.inode_number();
+        if let Some(ids) = self.by_ino.get_mut(&ino) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_ino.remove(&ino);
+            }
+        }
+    }
+
+    /// Takes one line of the log. What is no note is passed over.
+    fn replay(&mut self, line: &str) {
+        let mut words = line.split(' ');
+        let kind = words.next();
+        let words: Vec<&str> = words.collect();
+        let done = match (kind, &words[..]) {
+            (Some("O"), _) => parse_origin(line).map(|(id, number)| {
+                let ino = id.inode_number();
+                self.origins.insert(ino, Origin { number, known_by: KnownBy::Id(id) });
+            }),
+            (Some("X"), [ino]) => ino.parse().ok().map(|ino: u64| drop(self.origins.remove(&ino))),
+            (Some("L"), [key, links, covered, exact]) => LastingId::parse(key).map(|key| {
+                let id = self.insert(&key);
+                if let Some(note) = self.notes.get_mut(&id) {
+                    note.lower_links = links.parse().ok();
+                    note.covered = covered.parse().unwrap_or(0);
+                    note.exact = *exact == "1";
+                }
+            }),
+            (Some("D"), [key]) => LastingId::parse(key).map(|key| {
+                if let Some(id) = self.by_key.get(&key).copied() {
+                    self.remove(id);
+                }
+            }),
+            _ => None,
+        };
+        if done.is_none() {
+            log::debug!("not a line of an index: {}", line.escape_debug());
+        }
+    }
+
+    /// Finds the copies in `links`. One whose note was lost may be all that is left of what was written to it, so
+    /// it is noted anew.
+    fn find_copies(&mut self, links: &Dir) -> Result<()> {
+        for entry in links.list()? {
+            let Some(key) = entry.name.to_str().and_then(LastingId::parse) else { continue };
+            let id = self.insert(&key);
+            if let Some(note) = self.notes.get_mut(&id) {
+                note.copied_up = true;
+            }
+            self.by_copy.insert(entry.ino, id);
+        }
+        Ok(())
+    }
+}
+
+fn parse_origin(line: &str) -> Option<(LastingId, NodeId)> {
+    let (id, number) = line.strip_prefix("O ")?.split_once(' ')?;
+    Some((LastingId::parse(id)?, NodeId(number.parse().ok()?)))
+}
+
+fn origin_line(id: &LastingId, number: NodeId) -> String {
+    format!("O {} {}\n", id.as_str(), number.0)
+}
+
+fn link_line(note: &LinkNote) -> String {
+    let mut line = format!("L {} ", note.key.as_str());
+    // Writing to a String cannot fail.
+    match note.lower_links {
+        Some(links) => write!(line, "{links}"),
+        None => write!(line, "?"),
+    }
+    .and_then(|()| writeln!(line, " {} {}", note.covered, u8::from(note.exact)))
+    .unwrap_or_default();
+    line
+}
