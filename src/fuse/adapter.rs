@@ -564,6 +564,8 @@ impl Filesystem for Adapter {
             let to = match (whence, u64::try_from(offset)) {
                 (libc::SEEK_DATA, Ok(offset)) => SeekFrom::Data(offset),
                 (libc::SEEK_HOLE, Ok(offset)) => SeekFrom::Hole(offset),
+                // As ext4 and xfs have it: there is nothing before the beginning.
+                (libc::SEEK_DATA | libc::SEEK_HOLE, Err(_)) => return reply.error(Errno::ENXIO),
                 // All else the kernel knows by itself.
                 _ => return reply.error(Errno::EINVAL),
             };
