@@ -40,7 +40,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const GENERATION: Generation = Generation(0);
 
 /// What we ask of the kernel; all of it is optional.
-const WANTED: [InitFlags; 9] = [
+const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -49,6 +49,8 @@ const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_NO_OPEN_SUPPORT,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     InitFlags::FUSE_DO_READDIRPLUS,
+    // A node is known for as long as the kernel remembers it, which no file handle outlives.
+    InitFlags::FUSE_NO_EXPORT_SUPPORT,
     InitFlags::FUSE_ASYNC_DIO,
 ];
 

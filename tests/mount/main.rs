@@ -9,6 +9,7 @@ mod copy_up;
 mod cost;
 mod create;
 mod fallocate;
+mod file_handles;
 mod fsync;
 mod full_disk;
 mod hard_links;
