@@ -40,7 +40,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const GENERATION: Generation = Generation(0);
 
 /// What we ask of the kernel; all of it is optional.
-const WANTED: [InitFlags; 10] = [
+///
+/// Not FUSE_ASYNC_DIO: the kernel then does not drop the pages that were read into the cache while a direct write
+/// was under way, and they stay old.
+const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -51,7 +54,6 @@ const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_DO_READDIRPLUS,
     // A node is known for as long as the kernel remembers it, which no file handle outlives.
     InitFlags::FUSE_NO_EXPORT_SUPPORT,
-    InitFlags::FUSE_ASYNC_DIO,
 ];
 
 thread_local! {

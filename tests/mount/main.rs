@@ -8,6 +8,7 @@ mod copy_file_range;
 mod copy_up;
 mod cost;
 mod create;
+mod direct_io;
 mod fallocate;
 mod file_handles;
 mod fsync;
