@@ -2,6 +2,7 @@
 //!
 //! Everything here can be tested without a mount, and `tests/plan_exhaustive.rs` does.
 
+pub mod acl;
 pub mod ids;
 pub mod merge;
 pub mod name;
