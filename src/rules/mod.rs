@@ -4,6 +4,7 @@
 
 pub mod acl;
 pub mod ids;
+pub mod kill_priv;
 pub mod merge;
 pub mod name;
 pub mod plan;
