@@ -11,9 +11,8 @@
 use std::cell::Cell;
 
 use rustix::fs::{Gid, Mode, Uid};
-use rustix::io::Errno;
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, UnshareFlags, capabilities, set_capabilities,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags, capabilities, set_capabilities,
     set_capabilities_secure_bits, set_thread_res_gid, set_thread_res_uid,
 };
 
@@ -31,21 +30,9 @@ pub struct Caller {
     pub umask: u32,
 }
 
-/// Whether suid, sgid and file capabilities survive what the thread does to a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileCapabilities {
-    /// As for root: sgid may be set, and suid and sgid survive a write.
-    Keep,
-    /// As for an ordinary user: a write takes them away.
-    Strip,
-}
-
 thread_local! {
     /// The umask that this thread has now; None while it shares the process's.
     static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
-    static FILE_CAPABILITIES: Cell<Option<FileCapabilities>> = const { Cell::new(None) };
-    /// Whether this thread lacks the capability, and so is treated as an ordinary user as it is.
-    static IS_UNPRIVILEGED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Lets threads that are started from now on take on other users and keep their capabilities.
@@ -114,25 +101,40 @@ fn set_umask(umask: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the disk's filesystem treat suid, sgid and file capabilities as for such a caller. Two calls, and only
-/// if the last caller on this thread was of the other kind.
+/// Gives a thread that another one has started an umask of its own, as [`act_as`] gives each: until then it shares
+/// that thread's, which may be some caller's.
 ///
 /// # Errors
-/// Those of capset(2) but for EPERM: whoever lacks the capability is treated right as it is.
-pub fn set_file_capabilities(wanted: FileCapabilities) -> Result<()> {
-    if FILE_CAPABILITIES.get() == Some(wanted) || IS_UNPRIVILEGED.get() {
-        return Ok(());
+/// Those of unshare(2).
+pub fn prepare_thread() -> Result<()> {
+    set_umask(0)
+}
+
+/// Runs `change` as for a caller to whom the disk's filesystem leaves no sgid that is not theirs to set.
+///
+/// # Errors
+/// Those of capget(2) and capset(2); those of `change`.
+pub fn without_fsetid<T>(change: impl FnOnce() -> Result<T>) -> Result<T> {
+    let sets = capabilities(None).call("capget")?;
+    if !sets.effective.contains(CapabilitySet::FSETID) {
+        return change();
     }
-    let mut sets = capabilities(None).call("capget")?;
-    if !sets.permitted.contains(CapabilitySet::FSETID) {
-        IS_UNPRIVILEGED.set(true);
-        return Ok(());
+    let mut without = sets;
+    without.effective.remove(CapabilitySet::FSETID);
+    set_capabilities(None, without).call("capset")?;
+    let _restore = Restore(sets);
+    change()
+}
+
+/// Gives the thread its capabilities back.
+struct Restore(CapabilitySets);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        if let Err(errno) = set_capabilities(None, self.0) {
+            // Going on without would take sgid from other people's files.
+            log::error!("cannot return to our own capabilities: {errno}");
+            std::process::abort();
+        }
     }
-    sets.effective.set(CapabilitySet::FSETID, wanted == FileCapabilities::Keep);
-    match set_capabilities(None, sets) {
-        Ok(()) | Err(Errno::PERM) => {}
-        Err(errno) => return Err(errno).call("capset"),
-    }
-    FILE_CAPABILITIES.set(Some(wanted));
-    Ok(())
 }

@@ -13,7 +13,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::caller::{FileCapabilities, set_file_capabilities};
 use super::lower::{Dir, Object, by_descriptor, open, proc_path};
 use super::sys::{Context, Stat};
 use crate::error::{Error, Result};
@@ -414,9 +413,7 @@ impl UpperObject {
         }
         let has_mode = keeps_mode && now.st_mode == stat.st_mode;
         if !has_mode && FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-            // After chown, which takes suid and sgid away. The last caller on this thread may have been one for
-            // whom they do not survive.
-            set_file_capabilities(FileCapabilities::Keep)?;
+            // After chown, which takes suid and sgid away.
             self.chmod(Mode::from_raw_mode(stat.st_mode))?;
         }
         self.set_times(&times_of(stat))

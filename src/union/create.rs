@@ -12,7 +12,7 @@ use super::copy_up::Data;
 use super::lookup::Looked;
 use super::mutate::{Acts, Spot};
 use super::node::{Node, NodeId, Place};
-use crate::branch::{Caller, FileCapabilities, UpperDir, act_as, set_file_capabilities};
+use crate::branch::{Caller, UpperDir, act_as};
 use crate::error::Result;
 use crate::rules::plan::{self, NewEntry, Refusal};
 
@@ -43,18 +43,9 @@ impl Union {
             NewNode::Dir(_) => NewEntry::Dir,
             _ => NewEntry::Leaf,
         };
-        let sets_gid = match new {
-            NewNode::Dir(mode) | NewNode::Other { mode, .. } => {
-                Mode::from_raw_mode(mode).contains(Mode::SGID)
-            }
-            NewNode::Symlink(_) => false,
-        };
         let file = Cell::new(None);
         let create = |dir: &UpperDir, name: &OsStr| {
-            if sets_gid {
-                // The kernel has taken sgid away where this caller may not set it.
-                set_file_capabilities(FileCapabilities::Keep)?;
-            }
+            // The kernel has taken sgid away where this caller may not set it.
             act_as(caller, || match new {
                 NewNode::Dir(mode) => dir.make_dir(name, Mode::from_raw_mode(mode & 0o7777)),
                 NewNode::Symlink(target) => dir.make_symlink(name, target),

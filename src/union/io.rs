@@ -15,8 +15,9 @@ use super::Union;
 use super::caches::OpenFile;
 use super::copy_up::{Data, entry_place};
 use super::node::{Body, Node, NodeId};
-use crate::branch::{FileCapabilities, set_file_capabilities};
+use crate::branch::UpperObject;
 use crate::error::{Error, Result};
+use crate::rules::kill_priv::{KillPriv, is_plain};
 use crate::rules::plan::Refusal;
 
 /// What a change of a file's data came to.
@@ -51,15 +52,9 @@ impl Union {
     ///
     /// # Errors
     /// Those of the copy-up, if it takes one, and of pwrite(2).
-    pub fn write(
-        &self,
-        id: NodeId,
-        offset: u64,
-        data: &[u8],
-        capabilities: FileCapabilities,
-    ) -> Result<Written> {
+    pub fn write(&self, id: NodeId, offset: u64, data: &[u8], kill: KillPriv<'_>) -> Result<Written> {
         let file = self.writer(&self.table.get(id)?)?;
-        stripping(&file, capabilities, || {
+        stripping(&file, kill, || {
             let mut done = 0;
             while done < data.len() {
                 match io::pwrite(&file.fd, &data[done..], offset + done as u64) {
@@ -132,11 +127,11 @@ impl Union {
         offset: u64,
         length: u64,
         mode: u32,
-        capabilities: FileCapabilities,
+        kill: KillPriv<'_>,
     ) -> Result<Written> {
         let mode = FallocateFlags::from_bits(mode).ok_or(Error::NotSupported)?;
         let file = self.writer(&self.table.get(id)?)?;
-        stripping(&file, capabilities, || {
+        stripping(&file, kill, || {
             fs::fallocate(&file.fd, mode, offset, length)
                 .map_err(|errno| Error::Sys { call: "fallocate", errno })?;
             Ok(0)
@@ -161,13 +156,13 @@ impl Union {
         from: (NodeId, u64),
         to: (NodeId, u64),
         length: usize,
-        capabilities: FileCapabilities,
+        kill: KillPriv<'_>,
     ) -> Result<Written> {
         // The source is opened last: it may be the file that the writer has just brought up.
         let out = self.writer(&self.table.get(to.0)?)?;
         let source = self.reader(&self.table.get(from.0)?)?;
         let (mut read_at, mut write_at) = (from.1, to.1);
-        stripping(&out, capabilities, || {
+        stripping(&out, kill, || {
             match fs::copy_file_range(&source, Some(&mut read_at), &out.fd, Some(&mut write_at), length) {
                 Ok(copied) => Ok(copied),
                 Err(Errno::XDEV) => Err(Error::NotSupported),
@@ -207,24 +202,42 @@ impl Union {
     }
 }
 
-/// Changes a file's data with the caller's right to suid and sgid, and finds out whether that took them away.
-fn stripping(
-    file: &OpenFile,
-    capabilities: FileCapabilities,
-    change: impl FnOnce() -> Result<usize>,
-) -> Result<Written> {
-    set_file_capabilities(capabilities)?;
+/// Changes a file's data, having taken from its mode what that takes.
+fn stripping(file: &OpenFile, kill: KillPriv<'_>, change: impl FnOnce() -> Result<usize>) -> Result<Written> {
     let mut mode_changed = false;
-    let looks = capabilities == FileCapabilities::Strip && !file.plain.load(Ordering::Relaxed);
-    if looks {
-        let stat = fs::fstat(&file.fd).map_err(|errno| Error::Sys { call: "fstat", errno })?;
-        mode_changed = Mode::from_raw_mode(stat.st_mode).intersects(Mode::SUID | Mode::SGID);
+    if matches!(kill, KillPriv::Strip(_)) && !file.plain.load(Ordering::Relaxed) {
+        // Before the look at the mode: whoever gives it suid or sgid from now on says so afterwards.
+        file.plain.store(true, Ordering::Relaxed);
+        let stripped = strip(&UpperObject::opened(Arc::clone(&file.fd)), kill);
+        if !stripped.as_ref().is_ok_and(|left| is_plain(left.mode)) {
+            file.plain.store(false, Ordering::Relaxed);
+        }
+        mode_changed = stripped?.changed;
     }
     let bytes = change()?;
-    if looks {
-        file.plain.store(true, Ordering::Relaxed);
-    }
     Ok(Written { bytes, mode_changed })
+}
+
+/// What [`strip`] has left.
+pub(super) struct Left {
+    mode: u32,
+    changed: bool,
+}
+
+/// Takes from a file's mode what a change of its data takes. Nobody changes the mode meanwhile: the kernel locks the
+/// inode for changes of either.
+pub(super) fn strip(object: &UpperObject, kill: KillPriv<'_>) -> Result<Left> {
+    let stat = object.stat()?;
+    let mode = kill.mode_after(stat.st_mode, stat.st_gid);
+    let changed = mode != stat.st_mode;
+    if changed {
+        match object.chmod(Mode::from_raw_mode(mode)) {
+            // A daemon without privilege, and somebody else's file: there the disk does it.
+            Err(e) if e.is(Errno::PERM) => {}
+            result => result?,
+        }
+    }
+    Ok(Left { mode, changed })
 }
 
 fn refuse_non_file(node: &Node) -> Result<()> {

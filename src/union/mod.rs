@@ -18,6 +18,7 @@ mod attr;
 mod caches;
 mod complete;
 mod copy_up;
+mod cost;
 mod create;
 mod execute;
 mod index;
@@ -35,6 +36,7 @@ mod probe;
 mod readdir;
 mod remove;
 mod rename;
+mod sync;
 mod xattr;
 
 pub use attr::{Attr, Changes, SetTime};
@@ -188,12 +190,15 @@ impl Union {
         Ok(parts.into())
     }
 
-    /// The clean end of a mount: what the workdir need not keep is removed.
+    /// The clean end of a mount: what was changed is on disk, and what the workdir need not keep is removed.
     ///
     /// # Errors
     /// Those of the calls that it takes.
     pub fn close(&self) -> Result<()> {
         self.files.clear();
+        if !self.options.volatile {
+            self.sync_all()?;
+        }
         match &self.upper {
             None => Ok(()),
             Some(upper) => {

@@ -224,6 +224,12 @@ impl Node {
         Held(Arc::clone(self))
     }
 
+    /// Whether somebody has the right to change the node, so that the next one waits.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        *self.held.lock()
+    }
+
     /// The node's state, locked for a moment: never across a system call.
     pub fn state(&self) -> MutexGuard<'_, NodeState> {
         self.state.lock()

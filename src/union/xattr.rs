@@ -11,7 +11,7 @@ use super::Union;
 use super::copy_up::Data;
 use super::node::NodeId;
 use super::probe::is_private_xattr;
-use crate::branch::{Caller, FileCapabilities, act_as, set_file_capabilities};
+use crate::branch::{Caller, act_as, without_fsetid};
 use crate::error::{Error, Result};
 
 /// Tells which branches a mount has: on its root, not listed.
@@ -75,8 +75,7 @@ impl Union {
         if key == ACCESS_ACL && caller.uid != 0 {
             // The disk takes sgid away from the file of a group that its owner is not in.
             return self.change(&node, Data::Whole, &|object| {
-                set_file_capabilities(FileCapabilities::Strip)?;
-                act_as(caller, || object.set_xattr(key, value, flags))
+                without_fsetid(|| act_as(caller, || object.set_xattr(key, value, flags)))
             });
         }
         self.change(&node, Data::Whole, &|object| object.set_xattr(key, value, flags))
