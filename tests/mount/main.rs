@@ -16,6 +16,7 @@ mod full_disk;
 mod hard_links;
 mod id_mapping;
 mod inode_numbers;
+mod kill_priv;
 mod link;
 mod lookup;
 mod lseek;
