@@ -24,6 +24,7 @@ mod markers;
 mod mkdir;
 mod mknod;
 mod mmap;
+mod mount_attributes;
 mod names;
 mod odd_disks;
 mod open_handles;
