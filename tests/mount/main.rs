@@ -18,6 +18,7 @@ mod id_mapping;
 mod inode_numbers;
 mod kill_priv;
 mod link;
+mod long_work;
 mod lookup;
 mod lseek;
 mod markers;
