@@ -12,8 +12,8 @@ use std::cell::Cell;
 
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags, capabilities, set_capabilities,
-    set_capabilities_secure_bits, set_thread_res_gid, set_thread_res_uid,
+    CapabilitiesSecureBits, UnshareFlags, set_capabilities_secure_bits, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
 use super::sys::Context;
@@ -108,33 +108,4 @@ fn set_umask(umask: u32) -> Result<()> {
 /// Those of unshare(2).
 pub fn prepare_thread() -> Result<()> {
     set_umask(0)
-}
-
-/// Runs `change` as for a caller to whom the disk's filesystem leaves no sgid that is not theirs to set.
-///
-/// # Errors
-/// Those of capget(2) and capset(2); those of `change`.
-pub fn without_fsetid<T>(change: impl FnOnce() -> Result<T>) -> Result<T> {
-    let sets = capabilities(None).call("capget")?;
-    if !sets.effective.contains(CapabilitySet::FSETID) {
-        return change();
-    }
-    let mut without = sets;
-    without.effective.remove(CapabilitySet::FSETID);
-    set_capabilities(None, without).call("capset")?;
-    let _restore = Restore(sets);
-    change()
-}
-
-/// Gives the thread its capabilities back.
-struct Restore(CapabilitySets);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        if let Err(errno) = set_capabilities(None, self.0) {
-            // Going on without would take sgid from other people's files.
-            log::error!("cannot return to our own capabilities: {errno}");
-            std::process::abort();
-        }
-    }
 }

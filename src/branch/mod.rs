@@ -16,7 +16,7 @@ mod staging;
 mod sys;
 mod upper;
 
-pub use caller::{Caller, act_as, keep_capabilities, prepare_thread, without_fsetid};
+pub use caller::{Caller, act_as, keep_capabilities, prepare_thread};
 pub use copy::Copier;
 pub use lower::{Dir, DirEntry, Object};
 pub use staging::{Staged, Staging};

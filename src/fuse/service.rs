@@ -3,6 +3,7 @@
 //! Ids as the disk has them, who asks, and the attributes that say something of the mount itself. The same on
 //! whichever thread the request is answered.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::sync::{Arc, OnceLock};
 
@@ -122,12 +123,12 @@ impl Service {
             return if self.is_mounter(asker) { self.union.sync_all() } else { Err(Error::NotPermitted) };
         }
         let flags = XattrFlags::from_bits_truncate(flags as u32);
-        let caller = self.caller(asker, 0)?;
-        if self.has_mapped_acl(key) {
-            let value = acl::on_disk(value, &self.ids).map_err(|acl::Unmapped(id)| Error::UnmappedId(id))?;
-            return self.union.setxattr(node(ino), key, &value, flags, caller);
-        }
-        self.union.setxattr(node(ino), key, value, flags, caller)
+        let value = if self.has_mapped_acl(key) {
+            acl::on_disk(value, &self.ids).map_err(|acl::Unmapped(id)| Error::UnmappedId(id))?
+        } else {
+            Cow::Borrowed(value)
+        };
+        self.killing(asker, asker.kills(), |kill| self.union.setxattr(node(ino), key, &value, flags, kill))
     }
 
     /// The value of an extended attribute.

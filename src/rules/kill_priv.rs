@@ -1,13 +1,13 @@
-//! What does a change of a file's data take from its mode?
+//! What does a change of a file's data, or of its ACL, take from its mode?
 //!
-//! What the kernel's `setattr_should_drop_suidgid` takes on a local disk. File capabilities are no part of the mode: the
-//! disk takes them away by itself, whoever writes.
+//! What the kernel's `setattr_should_drop_suidgid` and `posix_acl_update_mode` take on a local disk. File capabilities are
+//! no part of the mode: the disk takes them away by itself, whoever writes.
 
 const SUID: u32 = 0o4000;
 const SGID: u32 = 0o2000;
 const GROUP_EXEC: u32 = 0o010;
 
-/// Whether suid and sgid survive what a caller does to a file's data.
+/// Whether suid and sgid survive what a caller does to a file.
 #[derive(Clone, Copy)]
 pub enum KillPriv<'a> {
     /// They do: the caller has `CAP_FSETID`.
@@ -19,12 +19,21 @@ pub enum KillPriv<'a> {
 }
 
 impl KillPriv<'_> {
-    /// The mode that a regular file with this mode and group has after the change.
+    /// The mode that a regular file with this mode and group has after a change of its data.
     #[must_use]
     pub fn mode_after(self, mode: u32, gid: u32) -> u32 {
         let Self::Strip(is_in_group) = self else { return mode };
         let keeps_sgid = mode & SGID != 0 && mode & GROUP_EXEC == 0 && is_in_group(gid);
         mode & !(if keeps_sgid { SUID } else { SUID | SGID })
+    }
+
+    /// The mode that a file with this mode and group has once its access ACL has been set.
+    #[must_use]
+    pub fn mode_after_acl(self, mode: u32, gid: u32) -> u32 {
+        match self {
+            Self::Strip(is_in_group) if mode & SGID != 0 && !is_in_group(gid) => mode & !SGID,
+            _ => mode,
+        }
     }
 }
 
@@ -61,11 +70,24 @@ mod tests {
     }
 
     #[test]
+    fn an_acl_that_an_outsider_sets_takes_sgid_away_and_never_suid() {
+        let member = |gid| gid == GROUP;
+        let outsider = |gid| gid != GROUP;
+        for (before, by_outsider) in [(0o106_755, 0o104_755), (0o102_644, 0o100_644), (0o104_755, 0o104_755)]
+        {
+            assert_eq!(KillPriv::Strip(&member).mode_after_acl(before, GROUP), before);
+            assert_eq!(KillPriv::Strip(&outsider).mode_after_acl(before, GROUP), by_outsider);
+            assert_eq!(KillPriv::Keep.mode_after_acl(before, GROUP), before);
+        }
+    }
+
+    #[test]
     fn the_group_is_asked_for_only_where_it_counts() {
         let asked = |_| -> bool { panic!("a question that changes nothing") };
-        for mode in [0o100_644, 0o104_755, 0o102_755] {
-            KillPriv::Strip(&asked).mode_after(mode, GROUP);
-        }
+        let ask = KillPriv::Strip(&asked);
+        let after = [0o100_644, 0o104_755, 0o102_755].map(|mode| ask.mode_after(mode, GROUP));
+        assert_eq!(after, [0o100_644, 0o100_755, 0o100_755]);
+        assert_eq!(ask.mode_after_acl(0o104_755, GROUP), 0o104_755);
         assert!(is_plain(0o101_777) && !is_plain(0o102_644) && !is_plain(0o104_644));
     }
 }

@@ -227,8 +227,13 @@ pub(super) struct Left {
 /// Takes from a file's mode what a change of its data takes. Nobody changes the mode meanwhile: the kernel locks the
 /// inode for changes of either.
 pub(super) fn strip(object: &UpperObject, kill: KillPriv<'_>) -> Result<Left> {
+    leave(object, |mode, gid| kill.mode_after(mode, gid))
+}
+
+/// Leaves of a file's mode what `left` says of mode and group.
+pub(super) fn leave(object: &UpperObject, left: impl Fn(u32, u32) -> u32) -> Result<Left> {
     let stat = object.stat()?;
-    let mode = kill.mode_after(stat.st_mode, stat.st_gid);
+    let mode = left(stat.st_mode, stat.st_gid);
     let changed = mode != stat.st_mode;
     if changed {
         match object.chmod(Mode::from_raw_mode(mode)) {
