@@ -20,8 +20,10 @@ fn copy_within(path: &Path) {
     assert_eq!(copied, 4);
 }
 
+type Change = fn(&Path);
+
 /// Each on a file of its own: what changes a file's data.
-const CHANGES: [(&str, fn(&Path)); 6] = [
+const CHANGES: [(&str, Change); 6] = [
     ("write", |path| overwrite(path, 0, "T")),
     ("truncate", |path| open(path).set_len(2).unwrap()),
     ("cut_off", |path| drop(File::create(path).unwrap())),
