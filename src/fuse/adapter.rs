@@ -311,10 +311,14 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (id, dir) = (node(ino), node(new_parent));
-        let is_long = |union: &Union| union.is_long_change(id) || union.may_wait(dir);
-        self.serve_with(Opcode::Link, is_long, new_name, move |service, new_name| {
-            reply::entry(reply, service.union.link(id, dir, new_name), &service.ids);
-        });
+        self.serve_with(
+            Opcode::Link,
+            |union| union.is_long_link(id),
+            new_name,
+            move |service, new_name| {
+                reply::entry(reply, service.union.link(id, dir, new_name), &service.ids);
+            },
+        );
     }
 
     fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

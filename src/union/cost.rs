@@ -44,6 +44,12 @@ impl Union {
         self.waits_for_directory(&node) || !node.is_in_upper() && node.is_held()
     }
 
+    /// The same for link, which changes names in two directories: then it waits for whoever copies one.
+    #[must_use]
+    pub fn is_long_link(&self, id: NodeId) -> bool {
+        self.rename.is_locked() || self.is_long_change(id)
+    }
+
     /// Whether moving an entry copies much first, or waits for somebody who does.
     #[must_use]
     pub fn is_long_rename(&self, from: (NodeId, &OsStr), to: (NodeId, &OsStr)) -> bool {

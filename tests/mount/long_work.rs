@@ -3,13 +3,16 @@
 //! No clock: the copies stall on the lower's disk until everybody else has been answered.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::thread;
 
 use rustix::fs::XattrFlags;
+use rustix::process::Signal;
 
 use crate::common::{
-    ALICE, OddDisk, Union, as_user, mode, needs_root, overwrite, pattern, requests, sh_as, stat, text,
+    ALICE, OddDisk, Union, as_user, mode, needs_root, overwrite, pattern, requests, sh, sh_as, stat,
+    temp_dir, text,
 };
 
 /// More than what is copied while others wait.
@@ -32,7 +35,7 @@ fn others_are_answered(union: &Union) {
 
 fn union(disk: &OddDisk, options: &str) -> Union {
     let union = Union::builder()
-        .lower(|b| b.file("other/f", "text"))
+        .lower(|b| b.file("other/f", "text").file("one/f", "").dir("two"))
         .lower_at(disk.path().to_owned())
         .option("allow_other");
     if options.is_empty() { union.mount() } else { union.option(options).mount() }
@@ -42,10 +45,11 @@ fn union(disk: &OddDisk, options: &str) -> Union {
 fn one_loop_answers_others_while_a_file_is_copied_up() {
     needs_root!("a disk of our own");
     type Change = fn(&std::path::Path);
-    let changes: [(&str, Change); 4] = [
+    let changes: [(&str, Change); 5] = [
         ("write", |path| overwrite(path, 0, "x")),
         ("truncate", |path| File::options().write(true).open(path).unwrap().set_len(BIG as u64).unwrap()),
         ("chmod", |path| fs::set_permissions(path, Permissions::from_mode(0o640)).unwrap()),
+        ("link", |path| fs::hard_link(path, path.with_extension("too")).unwrap()),
         ("rename", |path| fs::rename(path, path.with_extension("moved")).unwrap()),
     ];
     for (what, change) in changes {
@@ -110,10 +114,14 @@ fn one_loop_answers_others_while_a_directory_is_moved_and_some_wait_for_it() {
         let reads = requests(&union, "READ");
         let waiting: Vec<_> = files.iter().map(|file| scope.spawn(move || read_all(file))).collect();
         while requests(&union, "READ") < reads + 4 {}
+        // Names in two directories.
+        let linking = scope.spawn(|| fs::hard_link(union.at("one/f"), union.at("two/f")).unwrap());
+        while requests(&union, "LINK") == 0 {}
         others_are_answered(&union);
         assert!(!union.in_upper().contains(&"top/e".to_owned()), "it has not stalled");
         disk.recover();
         moving.join().unwrap();
+        linking.join().unwrap();
         for (seed, read) in waiting.into_iter().enumerate() {
             assert!(read.join().unwrap() == pattern(seed as u8, 50_000), "{seed}");
         }
@@ -122,7 +130,6 @@ fn one_loop_answers_others_while_a_directory_is_moved_and_some_wait_for_it() {
 }
 
 fn read_all(file: &File) -> Vec<u8> {
-    use std::os::unix::fs::FileExt;
     let mut bytes = vec![0; 50_000];
     file.read_exact_at(&mut bytes, 0).unwrap();
     bytes
@@ -157,4 +164,40 @@ fn a_long_copy_up_comes_out_as_a_short_one() {
         let after = upper.join("after");
         assert_eq!((mode(&after), stat(&after).uid(), stat(&after).gid()), (0o640, ALICE, ALICE), "{name}");
     }
+}
+
+/// The connection ends while a file is being copied, as by `fusermount3 -uz` and a kill of everybody: the copy comes to
+/// its end all the same, and then the daemon does.
+#[test]
+fn the_daemon_ends_after_the_copy_that_is_under_way() {
+    needs_root!("a disk of our own");
+    let disk = OddDisk::without(&[]);
+    disk.file("big/f", pattern(1, BIG));
+    let mut union = union(&disk, "threads=1");
+    let connection = rustix::fs::minor(stat(union.root()).dev());
+    let control = temp_dir();
+    sh("/", &format!("mount -t fusectl none {}", control.path().display()));
+    let abort = File::options().write(true).open(control.path().join(format!("{connection}/abort")));
+    sh("/", &format!("umount -l {}", control.path().display()));
+    disk.stall();
+    thread::scope(|scope| {
+        let file = File::options().write(true).open(union.at("big/f")).unwrap();
+        let writing = scope.spawn(move || file.write_at(b"x", 0));
+        disk.until_stalled();
+        abort.unwrap().write_all(b"1").unwrap();
+        assert!(writing.join().unwrap().is_err());
+        // No loop is left by then.
+        while sh(control.path(), &format!("ls /proc/{}/task/*/comm | xargs cat", union.pid()))
+            .contains("fuser-0")
+        {}
+        disk.recover();
+    });
+    // Nothing is mounted any more, and the exit code is 0; the signal comes too late to change anything.
+    let status = format!("/proc/{}/stat", union.pid());
+    while !fs::read_to_string(&status).unwrap().contains(") Z ") {}
+    union.end_by(Signal::TERM);
+    assert!(union.in_upper().contains(&"big/f".to_owned()));
+    assert_eq!(fs::read(union.upper("big/f")).unwrap()[1..], pattern(1, BIG)[1..]);
+    assert!(!union.work("stage").exists(), "what was staged has been published");
+    union.mount();
 }
