@@ -54,6 +54,7 @@ fn nobody_else_can_keep_the_disk_busy_by_it() {
 
 #[test]
 fn a_clean_unmount_syncs_the_upper_unless_it_is_volatile() {
+    needs_root!("an unmount that is watched: fusermount3 has no rights then");
     for (option, expected) in [("", 1), ("volatile", 0)] {
         let builder = Union::builder().lower(|b| b.file("f", "text"));
         let builder = if option.is_empty() { builder } else { builder.option(option) };
