@@ -101,6 +101,9 @@ pub enum Error {
     /// An argument that no filesystem takes.
     #[error("invalid argument")]
     Invalid,
+    /// There is nothing at that offset of a file.
+    #[error("no such offset")]
+    BadOffset,
     /// The upper's filesystem or plyfs cannot do it.
     #[error("not supported")]
     NotSupported,
@@ -154,6 +157,7 @@ impl Error {
             Self::UnknownNode(_) | Self::Stale(_) => Errno::STALE,
             Self::OverlayFeature { .. } | Self::Bug(_) => Errno::IO,
             Self::UnfitWorkdir { .. } | Self::NewerWorkdir(_) | Self::VolatileCrash => Errno::INVAL,
+            Self::BadOffset => Errno::NXIO,
             Self::NotSupported => Errno::OPNOTSUPP,
             Self::UnmappedId(_) => Errno::OVERFLOW,
             Self::NotPermitted => Errno::PERM,

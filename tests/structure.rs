@@ -1,17 +1,18 @@
 //! Do the dependencies between the parts still run one way, and is each format spelt in one place?
 //!
-//! `main → cli, mount → fuse → union → {rules, branch}`. The rules import nothing but the standard library.
+//! `main → cli, mount → fuse → {sched, union → {rules, branch}}`. The rules import nothing but the standard library.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// For each part, the parts that it may name.
-const MAY_NAME: [(&str, &[&str]); 11] = [
+const MAY_NAME: [(&str, &[&str]); 12] = [
     ("rules", &["rules"]),
     ("error", &["rules"]),
     ("branch", &["branch", "error"]),
     ("union", &["union", "branch", "rules", "error"]),
-    ("fuse", &["fuse", "union", "branch", "rules", "error"]),
+    ("sched", &["sched"]),
+    ("fuse", &["fuse", "sched", "union", "branch", "rules", "error"]),
     ("mount", &["mount", "fuse", "union", "branch", "rules", "error", "options"]),
     ("options", &["options", "cli", "rules"]),
     // It mounts as users do, from the outside: what is measured has no other way in.

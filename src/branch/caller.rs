@@ -13,8 +13,8 @@ use std::cell::Cell;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, UnshareFlags, capabilities, set_capabilities,
-    set_capabilities_secure_bits, set_thread_res_gid, set_thread_res_uid,
+    CapabilitiesSecureBits, UnshareFlags, set_capabilities_secure_bits, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
 use crate::error::{Error, Place, Result};
@@ -31,21 +31,9 @@ pub struct Caller {
     pub umask: u32,
 }
 
-/// Whether suid, sgid and file capabilities survive what the thread does to a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileCapabilities {
-    /// As for root: sgid may be set, and suid and sgid survive a write.
-    Keep,
-    /// As for an ordinary user: a write takes them away.
-    Strip,
-}
-
 thread_local! {
     /// The umask that this thread has now; None while it shares the process's.
     static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
-    static FILE_CAPABILITIES: Cell<Option<FileCapabilities>> = const { Cell::new(None) };
-    /// Whether this thread lacks the capability, and so is treated as an ordinary user as it is.
-    static IS_UNPRIVILEGED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Lets threads that are started from now on take on other users and keep their capabilities.
@@ -132,25 +120,11 @@ fn set_umask(umask: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the disk's filesystem treat suid, sgid and file capabilities as for such a caller. Two calls, and only
-/// if the last caller on this thread was of the other kind.
+/// Gives a thread that another one has started an umask of its own, as [`act_as`] gives each: until then it shares
+/// that thread's, which may be some caller's.
 ///
 /// # Errors
-/// Those of capset(2) but for EPERM: whoever lacks the capability is treated right as it is.
-pub fn set_file_capabilities(wanted: FileCapabilities) -> Result<()> {
-    if FILE_CAPABILITIES.get() == Some(wanted) || IS_UNPRIVILEGED.get() {
-        return Ok(());
-    }
-    let mut sets = capabilities(None).map_err(failed("capget"))?;
-    if !sets.permitted.contains(CapabilitySet::FSETID) {
-        IS_UNPRIVILEGED.set(true);
-        return Ok(());
-    }
-    sets.effective.set(CapabilitySet::FSETID, wanted == FileCapabilities::Keep);
-    match set_capabilities(None, sets) {
-        Ok(()) | Err(Errno::PERM) => {}
-        Err(errno) => return Err(failed("capset")(errno)),
-    }
-    FILE_CAPABILITIES.set(Some(wanted));
-    Ok(())
+/// Those of unshare(2).
+pub fn prepare_thread() -> Result<()> {
+    set_umask(0)
 }

@@ -22,7 +22,7 @@ mod stat;
 mod workdir;
 mod write;
 
-pub use caller::{Caller, FileCapabilities, act_as, keep_capabilities, set_file_capabilities};
+pub use caller::{Caller, act_as, keep_capabilities, prepare_thread};
 pub use copy::Copier;
 pub use door::Call;
 pub use handle::LastingId;

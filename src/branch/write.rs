@@ -14,7 +14,6 @@ use rustix::fs::{
 };
 use rustix::io::{self, Errno};
 
-use super::caller::{FileCapabilities, set_file_capabilities};
 use super::door::{Call, change, failed, try_change};
 use super::read::{Atime, Dir, Inode, ReadFile};
 use super::stat::Stat;
@@ -452,9 +451,7 @@ impl UpperInode {
         }
         let has_mode = keeps_mode && now.st_mode == stat.st_mode;
         if !has_mode && stat.kind() != FileType::Symlink {
-            // After chown, which takes suid and sgid away. The last caller on this thread may have been one for
-            // whom they do not survive.
-            set_file_capabilities(FileCapabilities::Keep)?;
+            // After chown, which takes suid and sgid away.
             self.chmod(Mode::from_raw_mode(stat.st_mode))?;
         }
         self.set_times(&times_of(stat))

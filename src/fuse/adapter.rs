@@ -4,42 +4,38 @@
 //! then sends every request by node, without OPEN, RELEASE, OPENDIR, RELEASEDIR and FLUSH. What is
 //! cached is cached for a day: while a union is mounted its branches are ours, and every change goes
 //! through the kernel, which knows what it has to forget.
+//!
+//! A request that may take long, or wait for one that does, is answered by a worker: then it takes its names and
+//! data along. The union says which ones those are.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, LockOwner,
+    Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
-use rustix::fs::{FileType, SeekFrom, XattrFlags};
 
-use super::convert::{bare_attr, device_number, errno, file_attr, file_type, node, set_time};
-use super::listeners::Listeners;
-use super::messages::{Message, Messages};
-use crate::branch::{Caller, FileCapabilities};
-use crate::error::{Error, Result};
+use super::caller_groups::Asker;
+use super::convert::{device_number, node, rename_mode, seek_to, set_time};
+use super::opcodes::Opcode;
+use super::reply;
+use super::service::Service;
 use crate::rules::ids::IdMaps;
-use crate::union::{Changes, Found, Looked, NewNode, NodeId, RenameMode, Union, Written};
-
-/// Tells which messages a mount has had: on its root, not listed.
-const MESSAGES: &str = "user.plyfs.messages";
-
-/// How long the kernel may remember what it was told.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Numbers are not reused while the kernel knows them, so there is one generation.
-const GENERATION: Generation = Generation(0);
+use crate::rules::kill_priv::KillPriv;
+use crate::sched::{Listeners, Pool, guarded};
+use crate::union::{Changes, NewNode, Union};
 
 /// What we ask of the kernel; all of it is optional.
+///
+/// Not FUSE_ASYNC_DIO: the kernel then does not drop the pages that were read into the cache while a direct write
+/// was under way, and they stay old.
 const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -49,22 +45,21 @@ const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_NO_OPEN_SUPPORT,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_ASYNC_DIO,
+    // A node is known for as long as the kernel remembers it, which no file handle outlives.
+    InitFlags::FUSE_NO_EXPORT_SUPPORT,
 ];
 
 thread_local! {
-    /// Each event loop answers one read at a time.
+    /// Each thread answers one read at a time.
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Answers the kernel from a union.
 #[derive(Debug)]
 pub struct Adapter {
-    union: Arc<Union>,
-    ids: IdMaps,
-    notifier: Arc<OnceLock<Notifier>>,
-    messages: Messages,
+    service: Arc<Service>,
     listeners: Arc<Listeners>,
+    workers: Pool,
 }
 
 impl Adapter {
@@ -72,18 +67,16 @@ impl Adapter {
     #[must_use]
     pub fn new(union: Arc<Union>, ids: IdMaps) -> Self {
         Self {
-            union,
-            ids,
-            notifier: Arc::default(),
-            messages: Messages::default(),
+            service: Arc::new(Service::new(union, ids)),
             listeners: Arc::default(),
+            workers: Pool::new(prepare_worker),
         }
     }
 
     /// Where the session's notifier goes once there is one.
     #[must_use]
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
-        Arc::clone(&self.notifier)
+        Arc::clone(&self.service.notifier)
     }
 
     /// The session's event loops, as far as they have answered something.
@@ -92,78 +85,51 @@ impl Adapter {
         Arc::clone(&self.listeners)
     }
 
-    /// The kernel has asked for suid and sgid to go, and does not expect that they are gone.
-    fn tell_of_mode(&self, ino: INodeNo, written: Result<Written>) -> Result<usize> {
-        let Written { bytes, mode_changed } = written?;
-        if mode_changed
-            && let Some(notifier) = self.notifier.get()
-            // A negative offset: the attributes, and no data.
-            && let Err(e) = notifier.inval_inode(ino, -1, 0)
-        {
-            log::warn!("the kernel may show suid or sgid on node {} for a while: {e}", ino.0);
-        }
-        Ok(bytes)
-    }
-
-    fn serve(&self, message: Message, answer: impl FnOnce()) {
-        self.messages.count(message);
-        self.listeners.answer(|| guarded(answer));
-    }
-
-    fn caller(&self, request: &Request, umask: u32) -> Result<Caller> {
-        Ok(Caller { uid: self.uid_on_disk(request.uid())?, gid: self.gid_on_disk(request.gid())?, umask })
-    }
-
-    fn uid_on_disk(&self, uid: u32) -> Result<u32> {
-        self.ids.uid.disk(uid).ok_or(Error::UnmappedId(uid))
-    }
-
-    fn gid_on_disk(&self, gid: u32) -> Result<u32> {
-        self.ids.gid.disk(gid).ok_or(Error::UnmappedId(gid))
-    }
-
-    fn make(
+    /// Answers a request on this loop, or on a worker if it may take long.
+    fn serve(
         &self,
-        request: &Request,
-        umask: u32,
-        parent: INodeNo,
-        name: &OsStr,
-        new: NewNode<'_>,
-    ) -> Result<Looked> {
-        let caller = self.caller(request, umask)?;
-        self.union.make(node(parent), name, new, caller)
+        opcode: Opcode,
+        is_long: impl FnOnce(&Union) -> bool,
+        answer: impl FnOnce(&Service) + Send + 'static,
+    ) {
+        self.serve_with(opcode, is_long, &(), |service, ()| answer(service));
     }
 
-    fn entry(&self, reply: ReplyEntry, looked: Result<Looked>) {
-        match looked {
-            Ok(Looked { attr, name_is_stable }) => {
-                let name_ttl = if name_is_stable { DAY } else { Duration::ZERO };
-                let attr = file_attr(&attr, &self.ids);
-                reply.entry_with_ttls(&DAY, &name_ttl, &attr, GENERATION);
-            }
-            Err(e) => reply.error(errno(&e)),
-        }
-    }
-}
-
-fn empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-/// A panic would end the event loop and with it the mount. The request's reply is dropped on the way,
-/// which answers EIO.
-fn guarded(answer: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(answer)).is_err() {
-        log::error!("a request was given up; this is a defect of plyfs, please report it");
+    /// The same for a request with a name or data, which a worker gets a copy of.
+    fn serve_with<D>(
+        &self,
+        opcode: Opcode,
+        is_long: impl FnOnce(&Union) -> bool,
+        data: &D,
+        answer: impl FnOnce(&Service, &D) + Send + 'static,
+    ) where
+        D: ToOwned<Owned: Send + 'static> + ?Sized,
+    {
+        self.service.opcodes.count(opcode);
+        self.listeners.answer(|| {
+            guarded(|| {
+                if !is_long(&self.service.union) {
+                    return answer(&self.service, data);
+                }
+                let (service, data) = (Arc::clone(&self.service), data.to_owned());
+                if let Some(job) = self.workers.take(Box::new(move || answer(&service, data.borrow()))) {
+                    job();
+                }
+            });
+        });
     }
 }
 
-/// Whether suid and sgid survive a change of the file's data by this user.
-fn capabilities_of(request: &Request) -> FileCapabilities {
-    if request.uid() == 0 { FileCapabilities::Keep } else { FileCapabilities::Strip }
+/// Of requests that wait for nobody.
+fn never(_: &Union) -> bool {
+    false
+}
+
+/// A worker acts as its callers do, and shares nothing of that with the loop that has started it.
+fn prepare_worker() {
+    if let Err(e) = crate::branch::prepare_thread() {
+        log::error!("a thread has no umask of its own: {e}");
+    }
 }
 
 impl Filesystem for Adapter {
@@ -176,27 +142,28 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
+    /// No loop is left: what the workers have begun is done before the union is closed.
+    fn destroy(&mut self) {
+        self.workers.finish();
+    }
+
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.serve(Message::Lookup, || match self.union.lookup(node(parent), name) {
-            Ok(Some(looked)) => self.entry(reply, Ok(looked)),
-            // Number 0 says "there is nothing", and for how long that holds.
-            Ok(None) => {
-                reply.entry(&DAY, &bare_attr(NodeId(0), FileType::RegularFile), GENERATION);
-            }
-            Err(e) => reply.error(errno(&e)),
+        let dir = node(parent);
+        self.serve_with(Opcode::Lookup, never, name, move |service, name| {
+            reply::looked_up(reply, service.union.lookup(dir, name), &service.ids);
         });
     }
 
     /// fuser takes batches apart itself.
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        self.messages.count(Message::Forget);
-        self.listeners.take_one_of_many(|| guarded(|| self.union.forget(node(ino), lookups)));
+        self.service.opcodes.count(Opcode::Forget);
+        self.listeners.take_one_of_many(|| guarded(|| self.service.union.forget(node(ino), lookups)));
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve(Message::Getattr, || match self.union.getattr(node(ino)) {
-            Ok(attr) => reply.attr(&DAY, &file_attr(&attr, &self.ids)),
-            Err(e) => reply.error(errno(&e)),
+        let id = node(ino);
+        self.serve(Opcode::Getattr, never, move |service| {
+            reply::attr(reply, service.union.getattr(id), &service.ids);
         });
     }
 
@@ -218,36 +185,19 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.serve(Message::Setattr, || {
-            let changed = || {
-                let changes = Changes {
-                    mode,
-                    // Where all owners are shown as one, there is nothing to change.
-                    uid: uid
-                        .filter(|_| !self.ids.uid.is_squashed())
-                        .map(|uid| self.uid_on_disk(uid))
-                        .transpose()?,
-                    gid: gid
-                        .filter(|_| !self.ids.gid.is_squashed())
-                        .map(|gid| self.gid_on_disk(gid))
-                        .transpose()?,
-                    size,
-                    atime: atime.map(set_time),
-                    mtime: mtime.map(set_time),
-                };
-                self.union.setattr(node(ino), &changes, capabilities_of(request))
-            };
-            match changed() {
-                Ok(attr) => reply.attr(&DAY, &file_attr(&attr, &self.ids)),
-                Err(e) => reply.error(errno(&e)),
-            }
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        let changes = Changes { mode, uid, gid, size, atime, mtime };
+        let asker = Asker::of(request);
+        let is_long = move |union: &Union| union.is_long_setattr(node(ino), &changes);
+        self.serve(Opcode::Setattr, is_long, move |service| {
+            reply::attr(reply, service.setattr(asker, ino, changes), &service.ids);
         });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        self.serve(Message::Readlink, || match self.union.readlink(node(ino)) {
-            Ok(target) => reply.data(target.as_bytes()),
-            Err(e) => reply.error(errno(&e)),
+        let id = node(ino);
+        self.serve(Opcode::Readlink, never, move |service| {
+            reply::data(reply, service.union.readlink(id).map(std::ffi::OsString::into_encoded_bytes));
         });
     }
 
@@ -261,9 +211,10 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.serve(Message::Mknod, || {
+        let asker = Asker::of(request);
+        self.serve_with(Opcode::Mknod, never, name, move |service, name| {
             let new = NewNode::Other { mode, device: device_number(rdev) };
-            self.entry(reply, self.make(request, umask, parent, name, new));
+            reply::entry(reply, service.make(asker, umask, parent, name, new), &service.ids);
         });
     }
 
@@ -276,23 +227,33 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.serve(Message::Mkdir, || {
-            self.entry(reply, self.make(request, umask, parent, name, NewNode::Dir(mode)))
+        let asker = Asker::of(request);
+        self.serve_with(Opcode::Mkdir, never, name, move |service, name| {
+            let made = service.make(asker, umask, parent, name, NewNode::Dir(mode));
+            reply::entry(reply, made, &service.ids);
         });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Message::Unlink, || empty(reply, self.union.unlink(node(parent), name)));
+        let dir = node(parent);
+        self.serve_with(Opcode::Unlink, never, name, move |service, name| {
+            reply::empty(reply, service.union.unlink(dir, name));
+        });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Message::Rmdir, || empty(reply, self.union.rmdir(node(parent), name)));
+        let dir = node(parent);
+        self.serve_with(Opcode::Rmdir, never, name, move |service, name| {
+            reply::empty(reply, service.union.rmdir(dir, name));
+        });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.serve(Message::Symlink, || {
+        let asker = Asker::of(request);
+        let target = target.to_owned();
+        self.serve_with(Opcode::Symlink, never, name, move |service, name| {
             let new = NewNode::Symlink(target.as_os_str());
-            self.entry(reply, self.make(request, 0, parent, name, new));
+            reply::entry(reply, service.make(asker, 0, parent, name, new), &service.ids);
         });
     }
 
@@ -306,15 +267,12 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.serve(Message::Rename, || {
-            let mode = match flags {
-                f if f.is_empty() => RenameMode::Replace,
-                f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
-                f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
-                _ => return reply.error(Errno::EINVAL),
-            };
-            let (from, to) = ((node(parent), name), (node(new_parent), new_name));
-            empty(reply, self.union.rename(from, to, mode));
+        let (dir, new_dir, new_name) = (node(parent), node(new_parent), new_name.to_owned());
+        let target = new_name.clone();
+        let is_long = |union: &Union| union.is_long_rename((dir, name), (new_dir, &target));
+        self.serve_with(Opcode::Rename, is_long, name, move |service, name| {
+            let rename = |mode| service.union.rename((dir, name), (new_dir, &new_name), mode);
+            reply::empty(reply, rename_mode(flags).and_then(rename));
         });
     }
 
@@ -326,17 +284,23 @@ impl Filesystem for Adapter {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.serve(Message::Link, || {
-            self.entry(reply, self.union.link(node(ino), node(new_parent), new_name))
-        });
+        let (id, dir) = (node(ino), node(new_parent));
+        self.serve_with(
+            Opcode::Link,
+            |union| union.is_long_change(id),
+            new_name,
+            move |service, new_name| {
+                reply::entry(reply, service.union.link(id, dir, new_name), &service.ids);
+            },
+        );
     }
 
     fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(Message::Open, || reply.error(Errno::ENOSYS));
+        self.serve(Opcode::Open, never, |_| reply::never_again(reply));
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(Message::Opendir, || reply.error(Errno::ENOSYS));
+        self.serve(Opcode::Opendir, never, |_| reply::never_again(reply));
     }
 
     /// Without CREATE the kernel sends MKNOD, and then no RELEASE either.
@@ -350,7 +314,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.serve(Message::Create, || reply.error(Errno::ENOSYS));
+        self.serve(Opcode::Create, never, |_| reply::never_again(reply));
     }
 
     fn flush(
@@ -361,7 +325,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.serve(Message::Flush, || reply.error(Errno::ENOSYS));
+        self.serve(Opcode::Flush, never, |_| reply::never_again(reply));
     }
 
     fn read(
@@ -375,23 +339,22 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve(Message::Read, || {
+        let id = node(ino);
+        self.serve(Opcode::Read, never, move |service| {
             READ_BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;
                 if buffer.len() < size {
                     buffer.resize(size, 0);
                 }
-                match self.union.read(node(ino), offset, &mut buffer[..size]) {
-                    Ok(read) => reply.data(&buffer[..read]),
-                    Err(e) => reply.error(errno(&e)),
-                }
+                let read = service.union.read(id, offset, &mut buffer[..size]);
+                reply::data(reply, read.map(|read| &buffer[..read]));
             });
         });
     }
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _file: FileHandle,
         offset: u64,
@@ -401,19 +364,28 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.serve(Message::Write, || {
-            let capabilities = if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-                FileCapabilities::Strip
-            } else {
-                FileCapabilities::Keep
-            };
-            let result = self.union.write(node(ino), offset, data, capabilities);
-            written(reply, self.tell_of_mode(ino, result));
-        });
+        let (id, asker) = (node(ino), Asker::of(request));
+        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.serve_with(
+            Opcode::Write,
+            |union| union.is_long_change(id),
+            data,
+            move |service, data| {
+                let write = |kill: KillPriv<'_>| service.union.write(id, offset, data, kill);
+                reply::written(reply, service.change_data(asker, kills, ino, write));
+            },
+        );
     }
 
     fn fsync(&self, _request: &Request, ino: INodeNo, _file: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.serve(Message::Fsync, || empty(reply, self.union.fsync(node(ino), data_only)));
+        let id = node(ino);
+        self.serve(
+            Opcode::Fsync,
+            |union| union.is_long_sync(id),
+            move |service| {
+                reply::empty(reply, service.union.fsync(id, data_only));
+            },
+        );
     }
 
     fn fsyncdir(
@@ -424,7 +396,14 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(Message::Fsyncdir, || empty(reply, self.union.fsync_dir(node(ino))));
+        let id = node(ino);
+        self.serve(
+            Opcode::Fsyncdir,
+            |union| union.is_long_sync(id),
+            move |service| {
+                reply::empty(reply, service.union.fsync_dir(id));
+            },
+        );
     }
 
     fn readdir(
@@ -433,16 +412,11 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         _file: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        self.serve(Message::Readdir, || {
-            let listed = self.union.readdir(node(ino), offset, |item| {
-                full(reply.add(INodeNo(item.id.0), item.cookie, file_type(item.kind), item.name))
-            });
-            match listed {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno(&e)),
-            }
+        let id = node(ino);
+        self.serve(Opcode::Readdir, never, move |service| {
+            reply::listing(reply, |take| service.union.readdir(id, offset, take));
         });
     }
 
@@ -452,44 +426,16 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         _file: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        self.serve(Message::Readdirplus, || {
-            let listed = self.union.readdirplus(node(ino), offset, |item| {
-                let (attr, ttl) = match &item.found {
-                    Found::Node(Looked { attr, name_is_stable }) => {
-                        (file_attr(attr, &self.ids), if *name_is_stable { DAY } else { Duration::ZERO })
-                    }
-                    Found::Dot(id) => (bare_attr(*id, FileType::Directory), Duration::ZERO),
-                    // The kernel lists an entry of impossible size, and forgets its node at once. (Node 0 would say
-                    // the same, but the library writes one number for the node and the entry.)
-                    Found::Failing(id, kind) => {
-                        (FileAttr { size: u64::MAX, ..bare_attr(*id, *kind) }, Duration::ZERO)
-                    }
-                };
-                full(reply.add(attr.ino, item.cookie, item.name, &ttl, &attr, GENERATION))
-            });
-            match listed {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno(&e)),
-            }
+        let id = node(ino);
+        self.serve(Opcode::Readdirplus, never, move |service| {
+            reply::listing_plus(reply, &service.ids, |take| service.union.readdirplus(id, offset, take));
         });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.serve(Message::Statfs, || match self.union.stat_fs() {
-            Ok(s) => reply.statfs(
-                s.f_blocks,
-                s.f_bfree,
-                s.f_bavail,
-                s.f_files,
-                s.f_ffree,
-                u32::try_from(s.f_bsize).unwrap_or(4096),
-                u32::try_from(s.f_namemax).unwrap_or(255),
-                u32::try_from(s.f_frsize).unwrap_or(4096),
-            ),
-            Err(e) => reply.error(errno(&e)),
-        });
+        self.serve(Opcode::Statfs, never, |service| reply::statfs(reply, service.union.stat_fs()));
     }
 
     fn setxattr(
@@ -502,36 +448,41 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.serve(Message::Setxattr, || {
-            let flags = XattrFlags::from_bits_truncate(flags as u32);
-            let set = |caller| self.union.setxattr(node(ino), name, value, flags, caller);
-            empty(reply, self.caller(request, 0).and_then(set));
+        let is_long = |union: &Union| Service::is_sync(ino, name) || union.is_long_change(node(ino));
+        let (asker, key) = (Asker::of(request), name.to_owned());
+        self.serve_with(Opcode::Setxattr, is_long, value, move |service, value| {
+            reply::empty(reply, service.setxattr(asker, ino, &key, value, flags));
         });
     }
 
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.serve(Message::Getxattr, || {
-            let value = if ino == INodeNo::ROOT && name == MESSAGES {
-                Ok(self.messages.text().into_bytes())
-            } else {
-                self.union.getxattr(node(ino), name)
-            };
-            sized(reply, size, value);
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let asker = Asker::of(request);
+        self.serve_with(Opcode::Getxattr, never, name, move |service, name| {
+            reply::xattr(reply, size, service.getxattr(asker, ino, name));
         });
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.serve(Message::Listxattr, || {
-            let list = self
-                .union
-                .listxattr(node(ino))
-                .map(|keys| keys.iter().flat_map(|key| key.as_bytes().iter().copied().chain([0])).collect());
-            sized(reply, size, list);
+        let id = node(ino);
+        self.serve(Opcode::Listxattr, never, move |service| {
+            reply::xattr(
+                reply,
+                size,
+                service.union.listxattr(id).map(|keys| super::convert::key_list(&keys)),
+            );
         });
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Message::Removexattr, || empty(reply, self.union.removexattr(node(ino), name)));
+        let id = node(ino);
+        self.serve_with(
+            Opcode::Removexattr,
+            |union| union.is_long_change(id),
+            name,
+            move |service, name| {
+                reply::empty(reply, service.union.removexattr(id, name));
+            },
+        );
     }
 
     fn fallocate(
@@ -544,11 +495,17 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.serve(Message::Fallocate, || {
-            let (id, capabilities) = (node(ino), capabilities_of(request));
-            let result = self.union.fallocate(id, offset, length, mode as u32, capabilities);
-            empty(reply, self.tell_of_mode(ino, result).map(|_| ()));
-        });
+        let (id, asker) = (node(ino), Asker::of(request));
+        self.serve(
+            Opcode::Fallocate,
+            |union| union.is_long_change(id),
+            move |service| {
+                let allocate =
+                    |kill: KillPriv<'_>| service.union.fallocate(id, offset, length, mode as u32, kill);
+                let allocated = service.change_data(asker, asker.kills(), ino, allocate);
+                reply::empty(reply, allocated.map(|_| ()));
+            },
+        );
     }
 
     fn lseek(
@@ -560,17 +517,10 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.serve(Message::Lseek, || {
-            let to = match (whence, u64::try_from(offset)) {
-                (libc::SEEK_DATA, Ok(offset)) => SeekFrom::Data(offset),
-                (libc::SEEK_HOLE, Ok(offset)) => SeekFrom::Hole(offset),
-                // All else the kernel knows by itself.
-                _ => return reply.error(Errno::EINVAL),
-            };
-            match self.union.seek(node(ino), to) {
-                Ok(offset) => reply.offset(offset as i64),
-                Err(e) => reply.error(errno(&e)),
-            }
+        let id = node(ino);
+        self.serve(Opcode::Lseek, never, move |service| {
+            let seek = |to| service.union.seek(id, to);
+            reply::offset(reply, seek_to(whence, offset).and_then(seek));
         });
     }
 
@@ -587,33 +537,15 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.serve(Message::CopyFileRange, || {
-            let (from, to) = ((node(ino_in), offset_in), (node(ino_out), offset_out));
+        let (from, to, asker) = (node(ino_in), node(ino_out), Asker::of(request));
+        let is_long = |union: &Union| union.is_long_change(to);
+        self.serve(Opcode::CopyFileRange, is_long, move |service| {
             // The reply has 32 bits for the count.
             let length = usize::try_from(length.min(1 << 30)).unwrap_or(usize::MAX);
-            let result = self.union.copy_range(from, to, length, capabilities_of(request));
-            written(reply, self.tell_of_mode(ino_out, result));
+            let copy = |kill: KillPriv<'_>| {
+                service.union.copy_range((from, offset_in), (to, offset_out), length, kill)
+            };
+            reply::written(reply, service.change_data(asker, asker.kills(), ino_out, copy));
         });
     }
-}
-
-fn written(reply: ReplyWrite, result: Result<usize>) {
-    match result {
-        Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-/// Answers the value, or its length to a caller that has no room yet.
-fn sized(reply: ReplyXattr, room: u32, value: Result<Vec<u8>>) {
-    match value {
-        Err(e) => reply.error(errno(&e)),
-        Ok(value) if room == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) if value.len() > room as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-    }
-}
-
-fn full(is_full: bool) -> ControlFlow<()> {
-    if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

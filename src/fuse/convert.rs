@@ -1,22 +1,46 @@
 //! How do the protocol's types and ours translate?
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType as FuseType, INodeNo, TimeOrNow};
-use rustix::fs::{FileType, Timespec};
+use fuser::{FileAttr, FileType as FuseType, INodeNo, RenameFlags, TimeOrNow};
+use rustix::fs::{FileType, SeekFrom, Timespec};
 
 use crate::branch::Stat;
+use crate::error::{Error, Result};
 use crate::rules::ids::IdMaps;
-use crate::union::{Attr, NodeId, SetTime};
-
-/// An errno of ours for the kernel.
-pub(super) fn errno(error: &crate::error::Error) -> fuser::Errno {
-    log::debug!("{error}");
-    fuser::Errno::from_i32(error.errno().raw_os_error())
-}
+use crate::union::{Attr, NodeId, RenameMode, SetTime};
 
 pub(super) fn node(ino: INodeNo) -> NodeId {
     NodeId(ino.0)
+}
+
+/// What a rename may do to what has the new name.
+pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
+    match flags {
+        f if f.is_empty() => Ok(RenameMode::Replace),
+        f if f == RenameFlags::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
+        f if f == RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
+        _ => Err(Error::Invalid),
+    }
+}
+
+/// What an lseek looks for, and from where on.
+pub(super) fn seek_to(whence: i32, offset: i64) -> Result<SeekFrom> {
+    match (whence, u64::try_from(offset)) {
+        (libc::SEEK_DATA, Ok(offset)) => Ok(SeekFrom::Data(offset)),
+        (libc::SEEK_HOLE, Ok(offset)) => Ok(SeekFrom::Hole(offset)),
+        // As ext4 and xfs have it: there is nothing before the beginning.
+        (libc::SEEK_DATA | libc::SEEK_HOLE, Err(_)) => Err(Error::BadOffset),
+        // All else the kernel knows by itself.
+        _ => Err(Error::Invalid),
+    }
+}
+
+/// The names of extended attributes as listxattr(2) has them: each ends in a zero.
+pub(super) fn key_list(keys: &[OsString]) -> Vec<u8> {
+    keys.iter().flat_map(|key| key.as_bytes().iter().copied().chain([0])).collect()
 }
 
 /// The attributes as users see them.

@@ -4,9 +4,10 @@
 //! [`mount`](crate::mount) names fuser.
 
 mod adapter;
+mod caller_groups;
 mod convert;
-mod listeners;
-mod messages;
+mod opcodes;
+mod reply;
+mod service;
 
 pub use adapter::Adapter;
-pub use listeners::Listeners;

@@ -2,7 +2,9 @@
 //!
 //! Everything here can be tested without a mount, and `tests/plan_exhaustive.rs` does.
 
+pub mod acl;
 pub mod ids;
+pub mod kill_priv;
 pub mod merge;
 pub mod name;
 pub mod plan;

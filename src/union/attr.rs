@@ -7,10 +7,12 @@ use rustix::fs::{FileType, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::Union;
 use super::copy_up::Data;
+use super::io::strip;
 use super::lookup::dir_links;
 use super::node::{Body, Node, NodeId, Place};
-use crate::branch::{FileCapabilities, Stat, UpperInode, set_file_capabilities};
+use crate::branch::{Stat, UpperInode};
 use crate::error::{Error, Result};
+use crate::rules::kill_priv::KillPriv;
 
 /// A node's attributes, ids as on disk.
 #[derive(Clone, Copy, Debug)]
@@ -93,12 +95,11 @@ impl Union {
         })
     }
 
-    /// Changes attributes. `capabilities` says whether the caller may keep suid and sgid on a file whose
-    /// length it changes.
+    /// Changes attributes. `kill` says what becomes of suid and sgid on a file whose length changes.
     ///
     /// # Errors
     /// Those of the upper. On an error a file that was in a lower still is.
-    pub fn setattr(&self, id: NodeId, changes: &Changes, capabilities: FileCapabilities) -> Result<Attr> {
+    pub fn setattr(&self, id: NodeId, changes: &Changes, kill: KillPriv<'_>) -> Result<Attr> {
         let node = self.table.get(id)?;
         self.writable()?;
         let is_file = node.kind == FileType::RegularFile;
@@ -109,7 +110,7 @@ impl Union {
         self.with_descriptors(|| {
             self.change(&node, data, &|inode| {
                 if let Some(size) = changes.size {
-                    set_file_capabilities(capabilities)?;
+                    strip(inode, kill)?;
                     truncate(inode, size)?;
                 }
                 apply(&node, inode, changes)
@@ -143,7 +144,6 @@ fn apply(node: &Node, inode: &UpperInode, changes: &Changes) -> Result<()> {
         && node.kind != FileType::Symlink
     {
         // The kernel has checked what this caller may set, sgid included.
-        set_file_capabilities(FileCapabilities::Keep)?;
         inode.chmod(Mode::from_raw_mode(mode & 0o7777))?;
     }
     if changes.atime.is_some() || changes.mtime.is_some() {

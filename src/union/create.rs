@@ -9,7 +9,7 @@ use super::copy_up::Data;
 use super::locked::{EntryRef, LockedNames};
 use super::lookup::Looked;
 use super::node::NodeId;
-use crate::branch::{Caller, FileCapabilities, UpperDir, act_as, set_file_capabilities};
+use crate::branch::{Caller, UpperDir, act_as};
 use crate::error::{Error, Result};
 use crate::rules::plan::{self, NewEntry};
 
@@ -36,13 +36,6 @@ impl NewNode<'_> {
             _ => NewEntry::Leaf,
         }
     }
-
-    fn sets_gid(self) -> bool {
-        match self {
-            Self::Dir(mode) | Self::Other { mode, .. } => Mode::from_raw_mode(mode).contains(Mode::SGID),
-            Self::Symlink(_) => false,
-        }
-    }
 }
 
 impl Union {
@@ -55,10 +48,7 @@ impl Union {
             let target = self.entry_ref(parent, name)?;
             let mut file = None;
             let mut create = |dir: &UpperDir, name: &OsStr| {
-                if new.sets_gid() {
-                    // The kernel has taken sgid away where this caller may not set it.
-                    set_file_capabilities(FileCapabilities::Keep)?;
-                }
+                // The kernel has taken sgid away where this caller may not set it.
                 act_as(caller, || match new {
                     NewNode::Dir(mode) => dir.make_dir(name, Mode::from_raw_mode(mode & 0o7777)),
                     NewNode::Symlink(target) => dir.make_symlink(name, target),

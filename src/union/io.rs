@@ -13,9 +13,10 @@ use super::Union;
 use super::copy_up::Data;
 use super::node::{Body, Node, NodeId};
 use super::open_files::Plain;
-use crate::branch::{FileCapabilities, ReadFile, WriteFile, set_file_capabilities};
+use crate::branch::{ReadFile, UpperInode, WriteFile};
 use crate::error::{Error, Place, Result};
 use crate::rules::BranchId;
+use crate::rules::kill_priv::{KillPriv, is_plain};
 use crate::rules::plan::Refusal;
 
 /// What a change of a file's data came to.
@@ -40,15 +41,9 @@ impl Union {
     ///
     /// # Errors
     /// Those of the copy-up, if it takes one, and of pwrite(2).
-    pub fn write(
-        &self,
-        id: NodeId,
-        offset: u64,
-        data: &[u8],
-        capabilities: FileCapabilities,
-    ) -> Result<Written> {
+    pub fn write(&self, id: NodeId, offset: u64, data: &[u8], kill: KillPriv<'_>) -> Result<Written> {
         let file = self.writer(&self.table.get(id)?)?;
-        stripping(&file, capabilities, |file| file.write_at(offset, data))
+        stripping(&file, kill, |file| file.write_at(offset, data))
     }
 
     /// Waits until the file is on disk: with its name, if it was copied up.
@@ -112,11 +107,11 @@ impl Union {
         offset: u64,
         length: u64,
         mode: u32,
-        capabilities: FileCapabilities,
+        kill: KillPriv<'_>,
     ) -> Result<Written> {
         let mode = FallocateFlags::from_bits(mode).ok_or(Error::NotSupported)?;
         let file = self.writer(&self.table.get(id)?)?;
-        stripping(&file, capabilities, |file| file.allocate(mode, offset, length).map(|()| 0))
+        stripping(&file, kill, |file| file.allocate(mode, offset, length).map(|()| 0))
     }
 
     /// The next data, or the next hole, at or after an offset.
@@ -136,12 +131,12 @@ impl Union {
         from: (NodeId, u64),
         to: (NodeId, u64),
         length: usize,
-        capabilities: FileCapabilities,
+        kill: KillPriv<'_>,
     ) -> Result<Written> {
         // The source is opened last: it may be the file that the writer has just brought up.
         let out = self.writer(&self.table.get(to.0)?)?;
         let source = self.reader(&self.table.get(from.0)?)?;
-        stripping(&out, capabilities, |file| match file.copy_range(&source, from.1, to.1, length) {
+        stripping(&out, kill, |file| match file.copy_range(&source, from.1, to.1, length) {
             Ok(copied) => Ok(copied),
             Err(Errno::XDEV) => Err(Error::NotSupported),
             Err(errno) => {
@@ -183,24 +178,51 @@ impl Union {
     }
 }
 
-/// Changes a file's data with the caller's right to suid and sgid, and finds out whether that took them away.
+/// Changes a file's data, having taken from its mode what that takes.
 fn stripping(
     (file, plain): &(WriteFile, Plain),
-    capabilities: FileCapabilities,
+    kill: KillPriv<'_>,
     change: impl FnOnce(&WriteFile) -> Result<usize>,
 ) -> Result<Written> {
-    set_file_capabilities(capabilities)?;
     let mut mode_changed = false;
-    let looks = capabilities == FileCapabilities::Strip && !plain.get();
-    if looks {
-        let mode = Mode::from_raw_mode(file.inode().stat()?.st_mode);
-        mode_changed = mode.intersects(Mode::SUID | Mode::SGID);
+    if matches!(kill, KillPriv::Strip(_)) && !plain.get() {
+        // Before the look at the mode: whoever gives it suid or sgid from now on says so afterwards.
+        plain.set(true);
+        let stripped = strip(&file.upper_inode(), kill);
+        if !stripped.as_ref().is_ok_and(|left| is_plain(left.mode)) {
+            plain.set(false);
+        }
+        mode_changed = stripped?.changed;
     }
     let bytes = change(file)?;
-    if looks {
-        plain.set();
-    }
     Ok(Written { bytes, mode_changed })
+}
+
+/// What [`strip`] has left.
+pub(super) struct Left {
+    mode: u32,
+    changed: bool,
+}
+
+/// Takes from a file's mode what a change of its data takes. Nobody changes the mode meanwhile: the kernel locks the
+/// inode for changes of either.
+pub(super) fn strip(inode: &UpperInode, kill: KillPriv<'_>) -> Result<Left> {
+    leave(inode, |mode, gid| kill.mode_after(mode, gid))
+}
+
+/// Leaves of a file's mode what `left` says of mode and group.
+pub(super) fn leave(inode: &UpperInode, left: impl Fn(u32, u32) -> u32) -> Result<Left> {
+    let stat = inode.stat()?;
+    let mode = left(stat.st_mode, stat.st_gid);
+    let changed = mode != stat.st_mode;
+    if changed {
+        match inode.chmod(Mode::from_raw_mode(mode)) {
+            // A daemon without privilege, and somebody else's file: there the disk does it.
+            Err(e) if e.is(Errno::PERM) => {}
+            result => result?,
+        }
+    }
+    Ok(Left { mode, changed })
 }
 
 fn refuse_non_file(node: &Node) -> Result<()> {

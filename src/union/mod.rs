@@ -20,6 +20,7 @@
 mod attr;
 mod copy_up;
 mod copy_up_tree;
+mod cost;
 mod create;
 mod execute;
 mod index;
@@ -38,6 +39,7 @@ mod real_inode;
 mod remove;
 mod rename;
 mod stack;
+mod sync;
 mod xattr;
 mod xino;
 
@@ -226,9 +228,9 @@ impl Union {
     /// Those of the calls that it takes.
     pub fn close(&self) -> Result<()> {
         self.files.clear();
-        let Ok(Writable { root, work, index }) = self.writable() else { return Ok(()) };
+        let Ok(Writable { work, index, .. }) = self.writable() else { return Ok(()) };
         if !self.options.volatile {
-            root.sync_filesystem()?;
+            self.sync_all()?;
         }
         index.close()?;
         work.close()

@@ -111,8 +111,8 @@ impl Plain {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    pub(super) fn set(&self, plain: bool) {
+        self.0.store(plain, Ordering::Relaxed);
     }
 }
 

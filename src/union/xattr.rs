@@ -5,14 +5,15 @@
 
 use std::ffi::{OsStr, OsString};
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{FileType, XattrFlags};
 
 use super::Union;
 use super::copy_up::Data;
+use super::io::leave;
 use super::node::NodeId;
-use crate::branch::{Caller, FileCapabilities, act_as, set_file_capabilities};
 use crate::error::{Error, Result};
 use crate::layer::is_private_xattr;
+use crate::rules::kill_priv::KillPriv;
 
 /// Tells which branches a mount has: on its root, not listed.
 const BRANCHES: &str = "user.plyfs.branches";
@@ -45,7 +46,7 @@ impl Union {
         Ok(keys)
     }
 
-    /// Sets an extended attribute.
+    /// Sets an extended attribute. `kill` says what becomes of sgid where it is the access ACL.
     ///
     /// # Errors
     /// EPERM for one that is the union's own; EEXIST and ENODATA as the flags demand, before anything is
@@ -56,7 +57,7 @@ impl Union {
         key: &OsStr,
         value: &[u8],
         flags: XattrFlags,
-        caller: Caller,
+        kill: KillPriv<'_>,
     ) -> Result<()> {
         self.writable()?;
         let node = self.table.get(id)?;
@@ -72,14 +73,14 @@ impl Union {
                 return Err(Error::NoAttribute);
             }
         }
-        if key == ACCESS_ACL && caller.uid != 0 {
-            // The disk takes sgid away from the file of a group that its owner is not in.
-            return self.change(&node, Data::Whole, &|inode| {
-                set_file_capabilities(FileCapabilities::Strip)?;
-                act_as(caller, || inode.set_xattr(key, value, flags))
-            });
-        }
-        self.change(&node, Data::Whole, &|inode| inode.set_xattr(key, value, flags))
+        self.change(&node, Data::Whole, &|inode| {
+            inode.set_xattr(key, value, flags)?;
+            if key == ACCESS_ACL && node.kind != FileType::Symlink {
+                // Last: what the file is worth to its group, the ACL says by now.
+                leave(inode, |mode, gid| kill.mode_after_acl(mode, gid))?;
+            }
+            Ok(())
+        })
     }
 
     /// Removes an extended attribute.

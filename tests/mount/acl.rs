@@ -2,9 +2,20 @@
 
 use std::fs::{self, File};
 
+use rustix::fs::{XattrFlags, setxattr};
 use rustix::io::Errno;
 
-use crate::common::{ALICE, BOB, Union, as_user, mode, needs_root, overwrite, refused, sh, sh_as, text};
+use crate::common::{
+    ALICE, BOB, Union, as_member, as_user, mode, needs_root, overwrite, refused, sh, sh_as, text,
+};
+
+/// `u::rwx,g::r-x,o::r-x`, as setxattr(2) takes it.
+fn plain_acl() -> Vec<u8> {
+    let entry = |tag: u16, permissions: u16| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &u32::MAX.to_le_bytes()].concat()
+    };
+    [2_u32.to_le_bytes().to_vec(), entry(0x01, 7), entry(0x04, 5), entry(0x20, 5)].concat()
+}
 
 fn acl(union: &Union, path: &str) -> Vec<String> {
     let listed = sh(union.root(), &format!("getfacl -cnp {path}"));
@@ -108,6 +119,30 @@ fn setting_an_acl_that_equals_the_mode_only_changes_the_mode() {
     assert_eq!(mode(union.at("f")), 0o644);
     assert_eq!(mode(union.upper("f")), 0o644);
     File::open(union.at("f")).unwrap();
+}
+
+/// By one of his other groups: the daemon has none of them.
+#[test]
+fn an_owner_in_the_group_keeps_sgid_when_he_sets_an_acl() {
+    needs_root!("several users");
+    let union = Union::builder()
+        .option("allow_other")
+        .lower(|b| {
+            b.file("f", "")
+                .owner("f", ALICE, BOB)
+                .mode("f", 0o2755)
+                .file("g", "")
+                .owner("g", ALICE, 0)
+                .mode("g", 0o2755)
+        })
+        .mount();
+    as_member(ALICE, &[BOB], || {
+        for file in ["f", "g"] {
+            setxattr(union.at(file), "system.posix_acl_access", &plain_acl(), XattrFlags::empty()).unwrap();
+        }
+    });
+    assert_eq!(mode(union.at("f")), 0o2755);
+    assert_eq!(mode(union.at("g")), 0o755, "the daemon's group is not his");
 }
 
 #[test]

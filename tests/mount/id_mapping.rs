@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-use crate::common::{ALICE, BOB, Union, needs_root, overwrite, stat, text};
+use crate::common::{ALICE, BOB, Union, needs_root, overwrite, sh, sh_refused, stat, text};
 
 fn owner(path: impl AsRef<Path>) -> (u32, u32) {
     let seen = stat(path);
@@ -57,4 +57,55 @@ fn squashed_everything_belongs_to_one() {
     assert_eq!(owner(union.at("new")), (ALICE, BOB));
     overwrite(union.at("f"), 0, "T");
     assert_eq!(text(union.at("f")), "Text");
+}
+
+/// The entries of named users and groups, default ones too.
+fn named_in_acl(path: impl AsRef<Path>) -> Vec<String> {
+    let path = path.as_ref();
+    let listed = sh(path.parent().unwrap(), &format!("getfacl -cnp {}", path.file_name().unwrap().display()));
+    let is_named = |line: &&str| {
+        let line = line.trim_start_matches("default:");
+        (line.starts_with("user:") || line.starts_with("group:")) && !line.contains("::")
+    };
+    listed.lines().filter(is_named).map(str::to_owned).collect()
+}
+
+#[test]
+fn ids_in_acls_are_mapped_both_ways() {
+    needs_root!("other users' ACL entries");
+    let mut union = Union::builder()
+        .option(&format!("uidmapping=0:0:1:{ALICE}:7:1,gidmapping=0:0:1:{BOB}:8:1"))
+        .lower(|b| {
+            let b = b.file("f", "text").dir("d").file("g", "");
+            let root = b.root().to_owned();
+            sh(&root, &format!("setfacl -m u:{ALICE}:r,u:{BOB}:r g"));
+            b
+        })
+        .mount();
+    sh(union.root(), "setfacl -m u:7:r,g:8:rw f; setfacl -m u:7:r,d:u:7:rx,d:g:8:x d; touch d/new");
+    for _ in 0..2 {
+        assert_eq!(named_in_acl(union.at("f")), ["user:7:r--", "group:8:rw-"]);
+        assert_eq!(named_in_acl(union.upper("f")), [format!("user:{ALICE}:r--"), format!("group:{BOB}:rw-")]);
+        let default = ["user:7:r--", "default:user:7:r-x", "default:group:8:--x"];
+        assert_eq!(named_in_acl(union.at("d")), default);
+        // Inherited on the disk, where the ids are the disk's.
+        let inherited = named_in_acl(union.upper("d/new"));
+        assert!(inherited[0].starts_with(&format!("user:{ALICE}:")), "{inherited:?}");
+        // Whom no range covers is nobody.
+        assert_eq!(named_in_acl(union.at("g")), ["user:7:r--", "user:65534:r--"]);
+        union.remount();
+    }
+    let said = sh_refused(union.root(), &format!("setfacl -m u:{ALICE}:r f"));
+    assert!(said.contains("Value too large"), "{said}");
+    assert_eq!(named_in_acl(union.at("f")), ["user:7:r--", "group:8:rw-"]);
+}
+
+#[test]
+fn squashed_owners_leave_the_ids_in_acls_alone() {
+    needs_root!("other users' ACL entries");
+    let union = Union::builder().option("squash_to_root").lower(|b| b.file("f", "")).mount();
+    sh(union.root(), "setfacl -m u:7:r,g:8:r f");
+    for path in [union.at("f"), union.upper("f")] {
+        assert_eq!(named_in_acl(path), ["user:7:r--", "group:8:r--"]);
+    }
 }

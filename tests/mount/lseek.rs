@@ -34,3 +34,18 @@ fn the_end_is_where_the_last_write_put_it() {
     assert_eq!(reading.seek(StdSeekFrom::End(-1)).unwrap(), 100);
     refused(reading.seek(StdSeekFrom::End(-102)), Errno::INVAL);
 }
+
+#[test]
+fn there_is_nothing_before_the_beginning() {
+    let union = Union::over(|b| b.file("f", "12345"));
+    let reading = File::open(union.at("f")).unwrap();
+    for place in ["in the lower", "in the upper"] {
+        for offset in [-1, i64::MIN] {
+            // The library's type for offsets has no negative ones; the kernel's has.
+            let offset = offset.cast_unsigned();
+            refused(seek(&reading, SeekFrom::Data(offset)), Errno::NXIO);
+            refused(seek(&reading, SeekFrom::Hole(offset)), Errno::NXIO);
+        }
+        overwrite(union.at("f"), 0, place);
+    }
+}

@@ -42,6 +42,23 @@ impl LoopDisk {
     }
 }
 
+/// A disk to which nothing can be written, until this is dropped.
+pub(crate) struct Frozen<'a>(&'a LoopDisk);
+
+impl LoopDisk {
+    /// Lets everybody wait who writes; what was written before can be read.
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
+        sh(self.path(), "fsfreeze -f .");
+        Frozen(self)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        sh(self.0.path(), "fsfreeze -u .");
+    }
+}
+
 impl Drop for LoopDisk {
     /// The kernel detaches the loop device with the last user of the mount.
     fn drop(&mut self) {

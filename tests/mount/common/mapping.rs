@@ -1,4 +1,4 @@
-//! A file mapped into memory: the one place of the tests with `unsafe`.
+//! A file mapped into memory: with `raw`, the only place of the tests with `unsafe`.
 
 use std::fs::File;
 

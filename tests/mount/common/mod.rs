@@ -14,6 +14,7 @@ mod mapping;
 mod odd_disk;
 mod playground;
 mod program;
+mod raw;
 mod snapshot;
 mod tmpfs;
 mod trace;
@@ -34,6 +35,7 @@ pub(crate) use mapping::Mapping;
 pub(crate) use odd_disk::{Lack, OddDisk};
 pub(crate) use playground::Playground;
 pub(crate) use program::{plyfs, program, sh, sh_as, sh_refused};
+pub(crate) use raw::{Page, file_handle, write_by_aio};
 pub(crate) use tmpfs::Tmpfs;
 pub(crate) use trace::traced;
 pub(crate) use union::{Union, temp_dir};
@@ -128,6 +130,16 @@ pub(crate) fn mode(path: impl AsRef<Path>) -> u32 {
 pub(crate) fn mtime(path: impl AsRef<Path>) -> (i64, i64) {
     let stat = stat(path);
     (stat.mtime(), stat.mtime_nsec())
+}
+
+/// How many requests of a kind the daemon has had, by the protocol's name for it.
+#[track_caller]
+pub(crate) fn requests(union: &Union, opcode: &str) -> u64 {
+    let mut counts = [0; 4096];
+    let length = rustix::fs::getxattr(union.root(), "user.plyfs.messages", &mut counts[..]).unwrap();
+    let counts = String::from_utf8_lossy(&counts[..length]).into_owned();
+    let count = counts.lines().find_map(|line| line.strip_prefix(opcode)?.strip_prefix(' '));
+    count.map_or(0, |count| count.parse().unwrap())
 }
 
 /// Bytes that differ from place to place and from seed to seed, so that a mix-up shows.

@@ -122,8 +122,8 @@ impl OddDisk {
             next: AtomicU64::new(1),
         };
         let mut config = Config::default();
-        // Whoever does not read what stalls is served.
-        config.n_threads = Some(4);
+        // Whoever does not read what stalls is served: the kernel sends no more than 12 reads ahead at once.
+        config.n_threads = Some(16);
         let session = fuser::spawn_mount(disk, root.path(), &config).unwrap();
         Self { troubles, _session: session, root, backing }
     }
@@ -138,6 +138,13 @@ impl OddDisk {
             fs::write(file, Self::content()).unwrap();
         }
         disk
+    }
+
+    /// A file on it, in directories that are made.
+    pub(crate) fn file(&self, path: &str, content: impl AsRef<[u8]>) {
+        let place = self.backing.path().join(path);
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(place, content).unwrap();
     }
 
     pub(crate) fn path(&self) -> &Path {

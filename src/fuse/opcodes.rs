@@ -1,7 +1,7 @@
 //! How many requests of which kind has the kernel sent?
 //!
 //! A message to the daemon and back costs more than most of what is asked for: the first question about a
-//! slow workload is which messages it sends.
+//! slow workload is which opcodes it sends.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A kind of request, by the protocol's name for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Message {
+pub enum Opcode {
     Lookup,
     /// Counted by node: the kernel sends them in batches.
     Forget,
@@ -43,7 +43,7 @@ pub enum Message {
     CopyFileRange,
 }
 
-const NAMES: [&str; Message::CopyFileRange as usize + 1] = [
+const NAMES: [&str; Opcode::CopyFileRange as usize + 1] = [
     "LOOKUP",
     "FORGET",
     "GETATTR",
@@ -78,12 +78,12 @@ const NAMES: [&str; Message::CopyFileRange as usize + 1] = [
 
 /// A counter for each kind.
 #[derive(Debug, Default)]
-pub struct Messages([AtomicU64; NAMES.len()]);
+pub struct Opcodes([AtomicU64; NAMES.len()]);
 
-impl Messages {
+impl Opcodes {
     /// One more has come.
-    pub fn count(&self, message: Message) {
-        self.0[message as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn count(&self, opcode: Opcode) {
+        self.0[opcode as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// One `NAME COUNT` a line for the kinds that have come, most frequent first.
@@ -106,11 +106,11 @@ mod tests {
 
     #[test]
     fn what_has_come_is_told_most_frequent_first() {
-        let messages = Messages::default();
-        assert_eq!(messages.text(), "");
-        for message in [Message::Read, Message::CopyFileRange, Message::Lookup, Message::Read] {
-            messages.count(message);
+        let opcodes = Opcodes::default();
+        assert_eq!(opcodes.text(), "");
+        for opcode in [Opcode::Read, Opcode::CopyFileRange, Opcode::Lookup, Opcode::Read] {
+            opcodes.count(opcode);
         }
-        assert_eq!(messages.text(), "READ 2\nLOOKUP 1\nCOPY_FILE_RANGE 1\n");
+        assert_eq!(opcodes.text(), "READ 2\nLOOKUP 1\nCOPY_FILE_RANGE 1\n");
     }
 }

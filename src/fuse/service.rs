@@ -1,0 +1,155 @@
+//! What does a request need besides the union?
+//!
+//! Ids as the disk has them, who asks, and the attributes that say something of the mount itself. The same on
+//! whichever thread the request is answered.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::sync::{Arc, OnceLock};
+
+use fuser::{INodeNo, Notifier};
+use rustix::fs::XattrFlags;
+
+use super::caller_groups::Asker;
+use super::convert::node;
+use super::opcodes::Opcodes;
+use crate::branch::Caller;
+use crate::error::{Error, Result};
+use crate::rules::acl;
+use crate::rules::ids::IdMaps;
+use crate::rules::kill_priv::KillPriv;
+use crate::union::{Attr, Changes, Looked, NewNode, NodeId, Union, Written};
+
+// Attributes of the root that are about the mount. They are not listed, and for the mounter only: they name places
+// on the host.
+
+/// Tells which branches a mount has.
+const BRANCHES: &str = "user.plyfs.branches";
+/// Tells which requests a mount has had.
+const MESSAGES: &str = "user.plyfs.messages";
+/// Setting it, to whatever value, waits until everything that was changed is on disk.
+const SYNC: &str = "user.plyfs.sync";
+
+/// A union, and who may ask for what.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) union: Arc<Union>,
+    pub(super) ids: IdMaps,
+    pub(super) opcodes: Opcodes,
+    pub(super) notifier: Arc<OnceLock<Notifier>>,
+    /// The user who mounted.
+    mounter: u32,
+}
+
+impl Service {
+    pub(super) fn new(union: Arc<Union>, ids: IdMaps) -> Self {
+        let mounter = rustix::process::getuid().as_raw();
+        Self { union, ids, opcodes: Opcodes::default(), notifier: Arc::default(), mounter }
+    }
+
+    fn uid_on_disk(&self, uid: u32) -> Result<u32> {
+        self.ids.uid.disk(uid).ok_or(Error::UnmappedId(uid))
+    }
+
+    fn gid_on_disk(&self, gid: u32) -> Result<u32> {
+        self.ids.gid.disk(gid).ok_or(Error::UnmappedId(gid))
+    }
+
+    /// Whom to make or change something as.
+    fn caller(&self, asker: Asker, umask: u32) -> Result<Caller> {
+        Ok(Caller { uid: self.uid_on_disk(asker.uid)?, gid: self.gid_on_disk(asker.gid)?, umask })
+    }
+
+    /// Makes a new entry.
+    pub(super) fn make(
+        &self,
+        asker: Asker,
+        umask: u32,
+        parent: INodeNo,
+        name: &OsStr,
+        new: NewNode<'_>,
+    ) -> Result<Looked> {
+        self.union.make(node(parent), name, new, self.caller(asker, umask)?)
+    }
+
+    /// Changes attributes, of which the owners are still as users see them.
+    pub(super) fn setattr(&self, asker: Asker, ino: INodeNo, changes: Changes) -> Result<Attr> {
+        // Where all owners are shown as one, there is nothing to change.
+        let uid = changes.uid.filter(|_| !self.ids.uid.is_squashed()).map(|uid| self.uid_on_disk(uid));
+        let gid = changes.gid.filter(|_| !self.ids.gid.is_squashed()).map(|gid| self.gid_on_disk(gid));
+        let changes = Changes { uid: uid.transpose()?, gid: gid.transpose()?, ..changes };
+        self.killing(asker, asker.kills(), |kill| self.union.setattr(node(ino), &changes, kill))
+    }
+
+    /// Changes a file's data. The kernel, or we for it, say whether this caller's changes take suid and sgid away.
+    pub(super) fn change_data(
+        &self,
+        asker: Asker,
+        kills: bool,
+        ino: INodeNo,
+        change: impl FnOnce(KillPriv<'_>) -> Result<Written>,
+    ) -> Result<usize> {
+        let Written { bytes, mode_changed } = self.killing(asker, kills, change)?;
+        if mode_changed
+            && let Some(notifier) = self.notifier.get()
+            // A negative offset: the attributes, and no data.
+            && let Err(e) = notifier.inval_inode(ino, -1, 0)
+        {
+            log::warn!("the kernel may show suid or sgid on node {} for a while: {e}", ino.0);
+        }
+        Ok(bytes)
+    }
+
+    fn killing<T>(&self, asker: Asker, kills: bool, change: impl FnOnce(KillPriv<'_>) -> T) -> T {
+        let is_in_group = |gid| asker.is_in_group(self.ids.gid.shown(gid));
+        change(if kills { KillPriv::Strip(&is_in_group) } else { KillPriv::Keep })
+    }
+
+    /// Whether setting the attribute is a wish to us, and one that takes long.
+    pub(super) fn is_sync(ino: INodeNo, key: &OsStr) -> bool {
+        ino == INodeNo::ROOT && key == SYNC
+    }
+
+    /// Sets an extended attribute.
+    pub(super) fn setxattr(
+        &self,
+        asker: Asker,
+        ino: INodeNo,
+        key: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> Result<()> {
+        if Self::is_sync(ino, key) {
+            return if self.is_mounter(asker) { self.union.sync_all() } else { Err(Error::NotPermitted) };
+        }
+        let flags = XattrFlags::from_bits_truncate(flags as u32);
+        let value = if self.has_mapped_acl(key) {
+            acl::on_disk(value, &self.ids).map_err(|acl::Unmapped(id)| Error::UnmappedId(id))?
+        } else {
+            Cow::Borrowed(value)
+        };
+        self.killing(asker, asker.kills(), |kill| self.union.setxattr(node(ino), key, &value, flags, kill))
+    }
+
+    /// The value of an extended attribute.
+    pub(super) fn getxattr(&self, asker: Asker, ino: INodeNo, key: &OsStr) -> Result<Vec<u8>> {
+        if ino == INodeNo::ROOT && [BRANCHES, MESSAGES, SYNC].iter().any(|own| key == *own) {
+            return match key {
+                _ if !self.is_mounter(asker) => Err(Error::NoAttribute),
+                key if key == MESSAGES => Ok(self.opcodes.text().into_bytes()),
+                key if key == BRANCHES => self.union.getxattr(NodeId::ROOT, key),
+                _ => Err(Error::NoAttribute),
+            };
+        }
+        let value = self.union.getxattr(node(ino), key)?;
+        Ok(if self.has_mapped_acl(key) { acl::shown(&value, &self.ids).into_owned() } else { value })
+    }
+
+    fn has_mapped_acl(&self, key: &OsStr) -> bool {
+        !self.ids.is_identity() && acl::is_acl(key)
+    }
+
+    fn is_mounter(&self, asker: Asker) -> bool {
+        asker.uid == 0 || asker.uid == self.mounter
+    }
+}

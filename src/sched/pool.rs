@@ -1,0 +1,243 @@
+//! Where does long work go?
+//!
+//! To a thread of its own, which is made when there is none to spare, and ends when it has had nothing to do for a
+//! while. There is an upper limit: beyond it whoever has the work does it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::guarded;
+
+/// So many long requests are under way at once, beside those that the loops take on themselves.
+const LIMIT: usize = 64;
+/// How long a worker waits for more.
+const REST: Duration = Duration::from_secs(10);
+
+/// A request with everything that answering it needs.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads for long work.
+pub struct Pool {
+    shared: Arc<Shared>,
+    limit: usize,
+    rest: Duration,
+    /// What a new thread does first.
+    prepare: fn(),
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// For workers that rest.
+    work: Condvar,
+    /// For whoever waits for the end.
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    workers: usize,
+    resting: usize,
+    /// No worker rests any more.
+    over: bool,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("workers", &self.shared.state.lock().workers).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// A pool without threads. Each that it makes calls `prepare` first.
+    #[must_use]
+    pub fn new(prepare: fn()) -> Self {
+        Self::of(LIMIT, REST, prepare)
+    }
+
+    fn of(limit: usize, rest: Duration, prepare: fn()) -> Self {
+        Self { shared: Arc::default(), limit, rest, prepare }
+    }
+
+    /// Has the job done by a worker, or gives it back.
+    #[must_use]
+    pub fn take(&self, job: Job) -> Option<Job> {
+        let mut state = self.shared.state.lock();
+        if state.over {
+            return Some(job);
+        }
+        // Those that have been called and are not awake yet count as resting, and what they are to do as waiting.
+        let is_short = state.waiting.len() >= state.resting;
+        if is_short && state.workers >= self.limit {
+            return Some(job);
+        }
+        state.waiting.push_back(job);
+        if !is_short {
+            self.shared.work.notify_one();
+            return None;
+        }
+        let (shared, rest, prepare) = (Arc::clone(&self.shared), self.rest, self.prepare);
+        let started = thread::Builder::new().name("plyfs-long".to_owned()).spawn(move || {
+            guarded(prepare);
+            shared.work(rest);
+        });
+        match started {
+            Ok(_) => {
+                state.workers += 1;
+                None
+            }
+            Err(e) => {
+                log::warn!("no thread for long work: {e}");
+                // The lock was held all along, so it is the job that was just put there.
+                state.waiting.pop_back()
+            }
+        }
+    }
+
+    /// Waits until all jobs are done and all workers have ended; no job is taken from now on.
+    pub fn finish(&self) {
+        let mut state = self.shared.state.lock();
+        state.over = true;
+        self.shared.work.notify_all();
+        while state.workers > 0 {
+            self.shared.ended.wait(&mut state);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Shared {
+    /// A worker's life.
+    fn work(&self, rest: Duration) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.waiting.pop_front() {
+                parking_lot::MutexGuard::unlocked(&mut state, || guarded(job));
+                continue;
+            }
+            if state.over {
+                break;
+            }
+            state.resting += 1;
+            let waited = self.work.wait_for(&mut state, rest);
+            state.resting -= 1;
+            if waited.timed_out() && state.waiting.is_empty() {
+                break;
+            }
+        }
+        state.workers -= 1;
+        self.ended.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn pool(limit: usize, rest: Duration) -> Pool {
+        Pool::of(limit, rest, || ())
+    }
+
+    /// Each job waits until its sender is dropped.
+    fn stalled(pool: &Pool, jobs: usize) -> Vec<mpsc::Sender<()>> {
+        let (begun, has_begun) = mpsc::channel();
+        let senders = (0..jobs).map(|_| {
+            let (let_go, held) = mpsc::channel();
+            let begun = begun.clone();
+            let job = move || {
+                begun.send(()).unwrap();
+                held.recv().unwrap_err();
+            };
+            assert!(pool.take(Box::new(job)).is_none());
+            let_go
+        });
+        let senders: Vec<_> = senders.collect();
+        (0..jobs).for_each(|_| has_begun.recv().unwrap());
+        senders
+    }
+
+    #[test]
+    fn it_grows_to_its_limit_and_gives_back_what_is_beyond() {
+        let pool = pool(3, REST);
+        let mut locks = stalled(&pool, 3);
+        let (done, is_done) = mpsc::channel();
+        let answer = done.clone();
+        let job = pool.take(Box::new(move || answer.send("by ourselves").unwrap()));
+        job.expect("no worker is free")();
+        assert_eq!(is_done.recv(), Ok("by ourselves"));
+        drop(locks.pop());
+        // The worker that is free by now is the one that takes it, and no fourth.
+        let mut job: Option<Job> = Some(Box::new(move || done.send("by a worker").unwrap()));
+        while let Some(again) = job.take() {
+            job = pool.take(again);
+        }
+        assert_eq!(is_done.recv(), Ok("by a worker"));
+        assert_eq!(pool.shared.state.lock().workers, 3);
+    }
+
+    #[test]
+    fn workers_end_when_there_is_nothing_to_do() {
+        let pool = pool(3, Duration::ZERO);
+        drop(stalled(&pool, 2));
+        let mut state = pool.shared.state.lock();
+        while state.workers > 0 {
+            pool.shared.ended.wait(&mut state);
+        }
+        drop(state);
+        drop(stalled(&pool, 1));
+    }
+
+    #[test]
+    fn a_panic_ends_neither_the_worker_nor_the_pool() {
+        let pool = pool(1, REST);
+        assert!(pool.take(Box::new(|| panic!("a defect, made by a test"))).is_none());
+        let (done, is_done) = mpsc::channel();
+        let mut job: Option<Job> = Some(Box::new(move || done.send(()).unwrap()));
+        while let Some(again) = job.take() {
+            job = pool.take(again);
+        }
+        is_done.recv().unwrap();
+    }
+
+    #[test]
+    fn the_end_waits_for_what_is_under_way_and_then_nothing_is_taken() {
+        let pool = pool(2, REST);
+        let locks = stalled(&pool, 2);
+        let (done, is_done) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                pool.finish();
+                done.send(()).unwrap();
+            });
+            while !pool.shared.state.lock().over {}
+            assert_eq!(is_done.try_recv(), Err(mpsc::TryRecvError::Empty));
+            drop(locks);
+            is_done.recv().unwrap();
+        });
+        assert!(pool.take(Box::new(|| ())).is_some());
+        assert_eq!(pool.shared.state.lock().workers, 0);
+    }
+
+    #[test]
+    fn every_worker_prepares_itself_before_its_first_job() {
+        std::thread_local! {
+            static PREPARED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        }
+        let pool = Pool::new(|| PREPARED.set(true));
+        let (done, is_done) = mpsc::channel();
+        assert!(pool.take(Box::new(move || done.send(PREPARED.get()).unwrap())).is_none());
+        assert_eq!(is_done.recv(), Ok(true));
+    }
+}
