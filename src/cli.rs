@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::bench::units::parse_size;
-use crate::mount::EXIT_CODES;
+use crate::exit::EXIT_CODES;
+#[cfg(feature = "bench")]
+use crate::units::parse_size;
 
 const ABOUT: &str = "\
 A union filesystem in userspace: several directories (branches) shown as one.
@@ -111,6 +112,7 @@ pub enum Command {
     /// Mounts unions in a temporary folder, writes 4 KiB into the middle of lower files of growing size (open,
     /// write, close), once and once more, and shows how long both take: with syncs, and with -o volatile. The
     /// first write copies the file up. Everything that it makes it removes again.
+    #[cfg(feature = "bench")]
     #[command(after_long_help = EXIT_CODES)]
     Bench(BenchArgs),
 }
@@ -200,6 +202,7 @@ pub struct StatsArgs {
 }
 
 /// `plyfs bench`.
+#[cfg(feature = "bench")]
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Where to measure: the temporary folder is made in here
@@ -250,12 +253,14 @@ mod tests {
                 Command::Umount(_) => vec!["(umount)".into()],
                 Command::Branches(_) => vec!["(branches)".into()],
                 Command::Stats(_) => vec!["(stats)".into()],
+                #[cfg(feature = "bench")]
                 Command::Bench(_) => vec!["(bench)".into()],
             }
         };
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
         assert_eq!(command("plyfs branches m"), ["(branches)"]);
         assert_eq!(command("plyfs stats m"), ["(stats)"]);
+        #[cfg(feature = "bench")]
         assert_eq!(command("plyfs bench"), ["(bench)"]);
         assert_eq!(command("plyfs mount m"), ["m"]);
         assert_eq!(command("plyfs -o lowerdir=a umount"), ["umount"]);

@@ -8,16 +8,24 @@
 //! 4. [`rules`] is the deciding part: pure, no I/O, no locks.
 //! 5. [`branch`] is the disk side: one directory tree each, system calls on directory descriptors.
 //!
-//! [`mod@bench`] stands beside them: it measures mounts from the outside, as a user would.
+//! `bench` stands beside them: it measures mounts from the outside, as a user would. It and the
+//! libraries that only it needs are in the feature `bench`, on by default.
 //!
-//! Dependencies run one way: `main → cli, mount → fuse → union → {rules, branch}`.
+//! Dependencies run one way: `main → {cli, options, mount, bench}`, `mount → fuse → union → {rules, branch}`.
+//! Small rooms that many may enter: [`exit`] (exit codes), [`units`] (sizes), [`control`] (how tools talk to a
+//! live mount), [`shown`] (how a name is shown to people).
 
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod branch;
 pub mod cli;
+pub mod control;
 pub mod error;
+pub mod exit;
 pub mod fuse;
 pub mod mount;
 pub mod options;
 pub mod rules;
+pub mod shown;
 pub mod union;
+pub mod units;

@@ -4,16 +4,19 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use plyfs::bench::BenchError;
+#[cfg(feature = "bench")]
+use plyfs::bench::{self, BenchError};
 use plyfs::cli::{Cli, Command, MountArgs};
-use plyfs::mount::{Exit, MountError};
-use plyfs::{bench, mount, options};
+use plyfs::exit::Exit;
+use plyfs::mount::{self, MountError};
+use plyfs::options;
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[cfg(feature = "bench")]
     #[error(transparent)]
     Bench(#[from] BenchError),
 }
@@ -22,6 +25,7 @@ impl Failure {
     fn exit(&self) -> ExitCode {
         match self {
             Self::Mount(error) => error.exit().into(),
+            #[cfg(feature = "bench")]
             Self::Bench(error) => error.exit(),
         }
     }
@@ -52,6 +56,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Umount(args) => mount::umount(&args.mountpoint, args.lazy)?,
         Command::Branches(args) => print(&mount::branches(&args.mountpoint)?)?,
         Command::Stats(args) => print(&mount::messages(&args.mountpoint)?)?,
+        #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(args)?,
     }
     Ok(Exit::Success.into())

@@ -4,8 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::units;
-use crate::mount::{Exit, MountError};
+use crate::exit::Exit;
+use crate::mount::MountError;
+use crate::units;
 
 /// Why `plyfs bench` did not get to its end. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use super::error::BenchError;
 use super::plot::{Axis, Line, Plot, Stroke, svg};
 use super::stats::Summary;
 use super::table::Table;
-use super::units::{self, digits};
+use crate::units::{self, digits};
 
 /// All that was measured.
 #[derive(Debug, Serialize)]

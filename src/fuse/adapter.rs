@@ -26,12 +26,10 @@ use super::convert::{bare_attr, device_number, errno, file_attr, file_type, node
 use super::listeners::Listeners;
 use super::messages::{Message, Messages};
 use crate::branch::{Caller, FileCapabilities};
+use crate::control::MESSAGES;
 use crate::error::{Error, Result};
 use crate::rules::ids::IdMaps;
 use crate::union::{Changes, Found, Looked, NewNode, NodeId, RenameMode, Union, Written};
-
-/// Tells which messages a mount has had: on its root, not listed.
-const MESSAGES: &str = "user.plyfs.messages";
 
 /// How long the kernel may remember what it was told.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -24,11 +24,12 @@ use std::sync::Arc;
 use log::{info, warn};
 use rustix::process::{Resource, Rlimit};
 
-pub use error::{Dir, EXIT_CODES, Exit, MountError, Role};
+pub use error::{Dir, MountError, Role};
 pub use inspect::{BRANCHES_XATTR, MESSAGES_XATTR, branches, messages};
 pub use unmount::umount;
 
 use crate::branch::BranchRoots;
+use crate::exit::Exit;
 use crate::fuse::Adapter;
 use crate::options::{MountOptions, Warning};
 use crate::union::{Union, UnionOptions};

@@ -46,7 +46,6 @@ pub use readdir::{DirItem, Found, PlusItem};
 pub use rename::RenameMode;
 
 use std::collections::HashSet;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -54,6 +53,7 @@ use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
 use crate::branch::{BranchRoot, BranchRoots, Copier, Dir, Ownership, Staging, UpperDir};
+use crate::control;
 use crate::error::{Error, Result};
 use crate::rules::BranchIndex;
 use crate::rules::name::Name;
@@ -114,8 +114,8 @@ impl Union {
     /// What the disk says of a branch's root or of the workdir.
     pub fn open(branches: BranchRoots, options: UnionOptions) -> Result<Self> {
         let mut labels = Vec::new();
-        let mut label = |root: &BranchRoot, access: &[u8]| {
-            let line = [root.path.as_os_str().as_bytes(), access].concat();
+        let mut label = |root: &BranchRoot, access| {
+            let line = control::branch_line(&root.path, access);
             // An attribute's value has an end; so many branches are told as fit.
             if labels.len() + line.len() <= XATTR_SIZE_MAX {
                 labels.extend(line);
@@ -125,7 +125,7 @@ impl Union {
         let upper = match branches.upper {
             None => None,
             Some(roots) => {
-                label(&roots.upper, b"=rw\n");
+                label(&roots.upper, control::Access::Writable);
                 let root = UpperDir::root(roots.upper.fd);
                 numbering.real(&root.stat_self()?);
                 let work = UpperDir::root(roots.work.fd);
@@ -140,7 +140,7 @@ impl Union {
         };
         let mut lowers = Vec::with_capacity(branches.lowers.len());
         for root in branches.lowers {
-            label(&root, b"=ro\n");
+            label(&root, control::Access::ReadOnly);
             let dir = Dir::new(root.fd);
             numbering.real(&dir.stat_self()?);
             lowers.push(dir);

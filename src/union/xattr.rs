@@ -12,10 +12,9 @@ use super::copy_up::Data;
 use super::node::NodeId;
 use super::probe::is_private_xattr;
 use crate::branch::{Caller, FileCapabilities, act_as, set_file_capabilities};
+use crate::control::BRANCHES;
 use crate::error::{Error, Result};
 
-/// Tells which branches a mount has: on its root, not listed.
-const BRANCHES: &str = "user.plyfs.branches";
 const ACCESS_ACL: &str = "system.posix_acl_access";
 
 impl Union {
