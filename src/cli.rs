@@ -107,6 +107,14 @@ pub enum Command {
     #[command(after_long_help = EXIT_CODES)]
     Stats(StatsArgs),
 
+    /// Wait until everything that was written through a live mount is on disk
+    ///
+    /// sync(1) and syncfs(2) never reach a filesystem in userspace: without this, what was made lately can be lost in a
+    /// crash of the machine. Takes as long as the disk needs, and write permission on the mountpoint. fsync(2) of one
+    /// file works as on any disk.
+    #[command(after_long_help = EXIT_CODES)]
+    Sync(SyncArgs),
+
     /// Measure what copy-up costs on this machine
     ///
     /// Mounts unions in a temporary folder, writes 4 KiB into the middle of lower files of growing size (open,
@@ -201,6 +209,13 @@ pub struct StatsArgs {
     pub mountpoint: PathBuf,
 }
 
+/// `plyfs sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Where the union is mounted
+    pub mountpoint: PathBuf,
+}
+
 /// `plyfs bench`.
 #[cfg(feature = "bench")]
 #[derive(Debug, Args)]
@@ -253,6 +268,7 @@ mod tests {
                 Command::Umount(_) => vec!["(umount)".into()],
                 Command::Branches(_) => vec!["(branches)".into()],
                 Command::Stats(_) => vec!["(stats)".into()],
+                Command::Sync(_) => vec!["(sync)".into()],
                 #[cfg(feature = "bench")]
                 Command::Bench(_) => vec!["(bench)".into()],
             }
@@ -260,6 +276,7 @@ mod tests {
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
         assert_eq!(command("plyfs branches m"), ["(branches)"]);
         assert_eq!(command("plyfs stats m"), ["(stats)"]);
+        assert_eq!(command("plyfs sync m"), ["(sync)"]);
         #[cfg(feature = "bench")]
         assert_eq!(command("plyfs bench"), ["(bench)"]);
         assert_eq!(command("plyfs mount m"), ["m"]);

@@ -1,6 +1,9 @@
 //! What does a live mount say of itself?
 
-use crate::stage::Stage;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+
+use crate::stage::{PLYFS, Stage, as_nobody, say};
 
 #[test]
 fn the_mount_can_say_which_messages_it_has_had() {
@@ -48,4 +51,80 @@ fn the_mount_can_say_its_branches() {
     stage.plyfs("branches m").fails(3, &["m is not the mountpoint of a plyfs"]);
     stage.plyfs("branches /proc").fails(3, &["/proc is not the mountpoint"]);
     stage.plyfs("branches nowhere").fails(3, &["nowhere is not the mountpoint"]);
+}
+
+/// A name with an escape sequence, a newline and a bell.
+const LOUD: &str = "l\u{1b}[31m\n\u{7}";
+
+#[test]
+fn names_do_not_speak_to_the_terminal() {
+    let stage = Stage::new();
+    fs::rename(stage.path("l1"), stage.path(LOUD)).expect("rename");
+    let loud = OsStr::new(LOUD);
+    let mut options = OsString::from("lowerdir=");
+    options.push(loud);
+    say(stage.command(PLYFS).arg("-o").arg(&options).arg("m")).succeeds();
+    // A program gets the bytes: one branch is one line.
+    let said = stage.plyfs("branches m").succeeds();
+    assert!(said.out.ends_with("/l\u{1b}[31m\\012\u{7}=ro\n"), "{said:?}");
+    // People get them escaped.
+    let said = stage.shell("script -qec \"$PLYFS branches m\" /dev/null").succeeds();
+    assert!(said.out.contains("/l\\x1b[31m\\012\\x07=ro"), "{said:?}");
+    assert!(!said.out.contains('\u{1b}'), "{said:?}");
+    stage.plyfs("umount m").succeeds();
+
+    for (arguments, part) in [
+        (["m", "-o", "lowerdir=nol\u{1b}[31m"], "lower nol\\x1b[31m does not exist"),
+        (["m", "-o", "lowerdir=l2,bo\u{7}gus"], "unknown option bo\\x07gus ignored"),
+        (["m\u{1b}", "-o", "lowerdir=l2"], "mountpoint m\\x1b does not exist"),
+        (["m", "-o", "lowerdir=l2,threads=\u{1b}"], "threads=\\x1b is not a number"),
+        (["m", "-o", "lowerdir=l2,umask=\u{1b}"], "umask=\\x1b is not possible"),
+        (["umount", "-z", "m\n"], "m\\n is not the mountpoint"),
+    ] {
+        let said = say(stage.command(PLYFS).args(arguments));
+        assert!(said.err.contains(part), "{said:?}");
+        assert!(said.err.chars().all(|c| c == '\n' || !c.is_control()), "{said:?}");
+    }
+}
+
+/// Root's upper where others get at it is a hole that no check in the union can close.
+#[test]
+fn an_upper_that_others_can_reach_is_warned_of() {
+    let warning = "can be reached by other users, past the mount: move it into a directory of mode 0700";
+    for (script, warns) in [
+        ("true", false),
+        ("chmod 755 .", true),
+        ("chmod 711 .", true),
+        ("chmod 755 .; chmod 700 u w", false),
+        ("chmod 755 .; chmod 700 u", true),
+        ("chmod 755 .; mkdir -m 700 p; mv u w p; ln -s p/u u; ln -s p/w w", false),
+    ] {
+        let stage = Stage::new();
+        let said = stage.shell(&format!("{script}; $PLYFS m -o lowerdir=l1,upperdir=u,workdir=w")).succeeds();
+        assert_eq!(said.err.contains(warning), warns, "{script}: {said:?}");
+        stage.plyfs("umount m").succeeds();
+    }
+    // Nobody but root writes with others' rights.
+    let (_stage, said) =
+        as_nobody("chmod 755 .; $PLYFS m -o lowerdir=l1,upperdir=u,workdir=w; $PLYFS umount m");
+    assert_eq!(said.succeeds().err, "");
+}
+
+/// Whether or not the daemon knows the request: nothing of it ever gets into the upper.
+#[test]
+fn sync_asks_the_daemon_and_leaves_nothing() {
+    let stage = Stage::new();
+    stage.plyfs("m -o lowerdir=l1,upperdir=u,workdir=w").succeeds();
+    let said = stage.plyfs("sync m");
+    if said.code != Some(0) {
+        said.fails(1, &["does not know how to sync: unmount it"]);
+    }
+    let said = stage.shell("getfattr -d -m - u m 2>/dev/null || true").succeeds();
+    assert!(!said.out.contains("plyfs"), "{said:?}");
+    stage.plyfs("umount m").succeeds();
+    // Nothing can have been written.
+    stage.plyfs("m -o lowerdir=l1").succeeds();
+    stage.plyfs("sync m").succeeds();
+    stage.plyfs("umount m").succeeds();
+    stage.plyfs("sync m").fails(3, &["m is not the mountpoint of a plyfs"]);
 }

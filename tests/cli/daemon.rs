@@ -168,3 +168,57 @@ fn two_signals_at_once_end_cleanly() {
     assert_eq!(daemon.ends().code(), Some(0));
     assert!(stage.mounts().is_empty());
 }
+
+#[test]
+fn a_daemon_keeps_no_descriptor_that_it_inherited() {
+    for foreground in ["", "-f"] {
+        let stage = Stage::new();
+        fs::write(stage.path("held"), "").expect("write");
+        // A branch may be given by such a descriptor.
+        let line = format!("$PLYFS {foreground} $PWD/m -o lowerdir=/proc/self/fd/9:l2 7<held 9<l1");
+        let line = if foreground.is_empty() { line } else { format!("{line} >log 2>&1 &") };
+        stage.shell(&line).succeeds();
+        until("the mount appears", || stage.mounts().len() == 1);
+        assert_eq!(stage.names_in("m").expect("a mount"), ["one", "two"]);
+        let daemon = stage.daemon().expect("a daemon");
+        let open = fs::read_dir(format!("/proc/{}/fd", daemon.as_raw_nonzero())).expect("descriptors");
+        let open: Vec<PathBuf> =
+            open.filter_map(|entry| fs::read_link(entry.expect("an entry").path()).ok()).collect();
+        assert!(!open.contains(&stage.path("held")), "{open:?}");
+        // Once as a branch.
+        assert!(open.iter().filter(|path| **path == stage.path("l1")).count() <= 1, "{open:?}");
+        stage.plyfs("umount m").succeeds();
+    }
+}
+
+/// chown, dac_override, dac_read_search, fowner, fsetid, setgid, setuid, sys_admin, sys_resource, mknod, setfcap.
+const KEPT: u64 =
+    1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 21 | 1 << 24 | 1 << 27 | 1 << 31;
+
+#[test]
+fn a_daemon_keeps_only_the_capabilities_that_it_uses() {
+    let stage = Stage::new();
+    stage.plyfs("@/m -o lowerdir=l1,upperdir=u,workdir=w").succeeds();
+    let daemon = stage.daemon().expect("a daemon").as_raw_nonzero();
+    let set_in = |status: &str, name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        u64::from_str_radix(line.trim(), 16).expect("a set")
+    };
+    // In a container root itself may have less.
+    let kept = KEPT & set_in(&fs::read_to_string("/proc/self/status").expect("a status"), "CapPrm:");
+    for thread in fs::read_dir(format!("/proc/{daemon}/task")).expect("threads") {
+        let status = thread.expect("a thread").path().join("status");
+        let status = fs::read_to_string(status).expect("a status");
+        let set = |name| set_in(&status, name);
+        for name in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(set(name) & !KEPT, 0, "{name} {:x}", set(name));
+        }
+        assert_eq!((set("CapPrm:"), set("CapInh:"), set("CapAmb:")), (kept, 0, 0));
+    }
+    // What they are kept for.
+    let script = "chmod 711 .; chown 7:8 m/one; chmod 4755 m/one; mknod m/null c 1 3; setfattr -n trusted.x -v y m/one; \
+        setpriv --reuid=7 --regid=8 --clear-groups cat m/one; stat -c '%u %g %a' m/one; \
+        setcap cap_net_raw+ep m/one 2>/dev/null || true";
+    assert_eq!(stage.shell(script).succeeds().out, "l1/one7 8 4755\n");
+    stage.plyfs("umount m").succeeds();
+}

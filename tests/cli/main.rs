@@ -7,9 +7,12 @@ mod asking;
 #[cfg(feature = "bench")]
 mod bench;
 mod daemon;
+mod hung;
 mod locks;
 mod mounting;
+mod options;
 mod refusals;
 mod stage;
+mod swapped;
 mod unmounting;
 mod users;

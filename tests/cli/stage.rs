@@ -52,7 +52,8 @@ impl Stage {
         assert_eq!(mode & 0o666, 0o666, "these tests need `chmod 0666 /dev/fuse`");
         assert!(rustix::process::geteuid().is_root(), "these tests need root");
         let dir = tempfile::Builder::new().prefix("plyfs-cli-").tempdir().expect("a directory");
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        // What a root mount should have; otherwise it warns.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).expect("chmod");
         for name in ["l1", "l2", "u", "w", "m"] {
             fs::create_dir(dir.path().join(name)).expect("mkdir");
         }
