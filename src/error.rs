@@ -17,10 +17,10 @@ pub enum Error {
         errno: Errno,
     },
     /// The rules refuse the operation.
-    #[error("refused: {0:?}")]
+    #[error("refused: {}", words_of(*.0))]
     Refused(Refusal),
     /// The name cannot exist through the mount.
-    #[error("no such name can exist: {0:?}")]
+    #[error("no such name can exist: it {}", words_of_name(*.0))]
     Name(BadName),
     /// The union has no upper.
     #[error("the union has no writable branch")]
@@ -96,6 +96,25 @@ impl Error {
     #[must_use]
     pub fn is(&self, errno: Errno) -> bool {
         self.errno() == errno
+    }
+}
+
+fn words_of(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotFound => "there is no such name",
+        Refusal::Exists => "the name is taken",
+        Refusal::NotADirectory => "it is not a directory",
+        Refusal::IsADirectory => "it is a directory",
+        Refusal::NotEmpty => "the directory is not empty",
+        Refusal::WhiteoutTooLong => "the name is too long for a whiteout",
+    }
+}
+
+fn words_of_name(bad: BadName) -> &'static str {
+    match bad {
+        BadName::Reserved => "begins with `.wh.`",
+        BadName::TooLong => "is longer than 255 bytes",
+        BadName::Malformed => "is empty, `.` or `..`, or holds a slash",
     }
 }
 

@@ -160,3 +160,19 @@ fn unsafe_code_is_in_two_files() {
     found.sort();
     assert_eq!(found, ["branch/caller.rs", "mount/inherited.rs"]);
 }
+
+#[test]
+fn no_message_to_people_prints_rust() {
+    let mut wrong = Vec::new();
+    code_lines(&mut |file, number, line| {
+        let is_log = ["debug!", "info!", "assert", "panic!"].iter().any(|word| line.contains(word));
+        if line.contains(":?}") && !is_log {
+            wrong.push(format!("{}:{number}: {line}", file.display()));
+        }
+        // A raw name could speak to the terminal; the log escapes whole lines.
+        if line.contains("#[error") && line.contains(".display()") {
+            wrong.push(format!("{}:{number}: a name is shown by `shown`", file.display()));
+        }
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

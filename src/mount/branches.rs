@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use super::error::{Dir, MountError, Role};
-use super::lock::{self, Hold};
+use super::lock::{self, Hold, WorkLock};
 use super::mountpoint::Mountpoint;
 use super::place::{self, Identity, Place};
 use super::{exposure, warn_user, work};
@@ -27,7 +27,7 @@ pub(super) struct Stack {
     /// What a branch's own mount forbids: the union would otherwise be a way around it.
     pub(super) forbidden: MountFlags,
     /// Kept for as long as the workdir is in use.
-    pub(super) lock: Option<OwnedFd>,
+    pub(super) lock: Option<WorkLock>,
 }
 
 /// Opens and checks every branch and the workdir.

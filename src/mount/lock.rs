@@ -46,34 +46,69 @@ pub(super) enum Outcome {
     Unsupported(Errno),
 }
 
-/// Takes the workdir's lock, for as long as the descriptor is kept. None on a full disk: what is full must still be
-/// mounted, or nothing could be deleted from it.
-pub(super) fn take_workdir(work: impl AsFd, dir: &Dir) -> Result<Option<OwnedFd>, MountError> {
-    let lock = match open_own(&work).and_then(|own| open_lock(&own)) {
-        Ok(lock) => lock,
-        Err(Unusable::Full(errno)) => {
-            warn_user(format_args!(
-                "{dir} has no room for a lock ({errno}): take care that no other mount uses it"
-            ));
-            return Ok(None);
+/// The workdir's lock, held for as long as this lives.
+#[derive(Debug)]
+pub(super) struct WorkLock {
+    lock: OwnedFd,
+    own: OwnedFd,
+    work: OwnedFd,
+    /// Whether plyfs' own directory was not there before.
+    is_new: bool,
+}
+
+impl WorkLock {
+    /// After a mount that came to nothing: a workdir that was empty is empty again.
+    pub(super) fn withdraw(self) {
+        if !self.is_new {
+            return;
         }
-        Err(Unusable::NotOurs(what, reason)) => {
-            return Err(MountError::NotOurs { path: dir.path.join(what), reason });
+        let removed = rustix::fs::unlinkat(&self.own, LOCK, AtFlags::empty())
+            .and_then(|()| rustix::fs::unlinkat(&self.work, OWN, AtFlags::REMOVEDIR));
+        if let Err(errno) = removed {
+            // Not empty: somebody keeps something there, and so it stays.
+            log::debug!("plyfs' directory in the workdir stays: {errno}");
         }
-        Err(Unusable::Sys(call, errno)) => {
-            return Err(MountError::Directory { dir: dir.clone(), call, errno });
-        }
-    };
-    match attempt(&lock, Hold::Exclusive, PATIENCE, None) {
-        Outcome::Taken => Ok(Some(lock)),
-        Outcome::InUse(pid) => Err(MountError::InUse { dir: dir.clone(), pid }),
-        // Only we can open it, so it is a child of ours, or root looking around.
-        Outcome::HeldByOthers(pids) => {
-            Err(MountError::InUse { dir: dir.clone(), pid: pids.first().copied() })
-        }
-        Outcome::Unsupported(errno) => {
-            warn_unguarded(dir, errno);
-            Ok(Some(lock))
+    }
+
+    /// Whether the name still leads to what we have locked: `withdraw` removes it while it is locked.
+    fn is_current(&self) -> bool {
+        let named = rustix::fs::statat(&self.own, LOCK, AtFlags::SYMLINK_NOFOLLOW);
+        let named = named.and_then(|named| Ok((named, rustix::fs::fstat(&self.lock)?)));
+        named.is_ok_and(|(named, ours)| (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino))
+    }
+}
+
+/// Takes the workdir's lock. None on a full disk: what is full must still be mounted, or nothing could be deleted
+/// from it.
+pub(super) fn take_workdir(work: &OwnedFd, dir: &Dir) -> Result<Option<WorkLock>, MountError> {
+    loop {
+        let lock = match open_work_lock(work) {
+            Ok(lock) => lock,
+            Err(Unusable::Full(errno)) => {
+                warn_user(format_args!(
+                    "{dir} has no room for a lock ({errno}): take care that no other mount uses it"
+                ));
+                return Ok(None);
+            }
+            Err(Unusable::NotOurs(what, reason)) => {
+                return Err(MountError::NotOurs { path: dir.path.join(what), reason });
+            }
+            Err(Unusable::Sys(call, errno)) => {
+                return Err(MountError::Directory { dir: dir.clone(), call, errno });
+            }
+        };
+        match attempt(&lock.lock, Hold::Exclusive, PATIENCE, None) {
+            Outcome::Taken if lock.is_current() => return Ok(Some(lock)),
+            Outcome::Taken => {}
+            Outcome::InUse(pid) => return Err(MountError::InUse { dir: dir.clone(), pid }),
+            // Only we can open it, so it is root looking around.
+            Outcome::HeldByOthers(pids) => {
+                return Err(MountError::InUse { dir: dir.clone(), pid: pids.first().copied() });
+            }
+            Outcome::Unsupported(errno) => {
+                warn_unguarded(dir, errno);
+                return Ok(Some(lock));
+            }
         }
     }
 }
@@ -189,20 +224,25 @@ enum Unusable {
     Sys(&'static str, Errno),
 }
 
-/// Opens or makes plyfs' own directory in the workdir.
-fn open_own(work: impl AsFd) -> Result<OwnedFd, Unusable> {
-    match rustix::fs::mkdirat(&work, OWN, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
+/// Opens or makes plyfs' own directory in the workdir, and the lock in it.
+fn open_work_lock(work: &OwnedFd) -> Result<WorkLock, Unusable> {
+    let is_new = match rustix::fs::mkdirat(work, OWN, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
         Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => return Err(Unusable::Full(errno)),
         Err(errno) => return Err(Unusable::Sys("mkdir plyfs", errno)),
-    }
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let own = rustix::fs::openat(&work, OWN, flags, Mode::empty()).map_err(|errno| match errno {
+    let own = rustix::fs::openat(work, OWN, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::LOOP | Errno::NOTDIR => Unusable::NotOurs(OWN, "is not a directory".to_owned()),
         errno => Unusable::Sys("open plyfs", errno),
     })?;
     keep_private(&own, OWN, FileType::Directory, Mode::RWXU)?;
-    Ok(own)
+    let lock = open_lock(&own)?;
+    let work = work
+        .try_clone()
+        .map_err(|error| Unusable::Sys("dup", Errno::from_io_error(&error).unwrap_or(Errno::MFILE)))?;
+    Ok(WorkLock { lock, own, work, is_new })
 }
 
 fn open_lock(own: &OwnedFd) -> Result<OwnedFd, Unusable> {
@@ -230,7 +270,10 @@ fn keep_private(fd: &OwnedFd, what: &'static str, kind: FileType, mode: Mode) ->
         return Err(Unusable::NotOurs(what, format!("belongs to user {owner}, and plyfs runs as user {us}")));
     }
     if Mode::from_raw_mode(stat.st_mode) != mode {
-        rustix::fs::fchmod(fd, mode).map_err(|errno| Unusable::Sys("chmod", errno))?;
+        // A disk that keeps no modes: whether it will do at all is for the union to say.
+        if let Err(errno) = rustix::fs::fchmod(fd, mode) {
+            log::debug!("{what}: chmod: {errno}");
+        }
     }
     Ok(())
 }

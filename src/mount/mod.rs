@@ -43,6 +43,7 @@ use crate::shown::shown;
 use crate::union::{Union, UnionOptions};
 use device::{Before, Wanted};
 use inherited::Inherited;
+use lock::WorkLock;
 use mountpoint::Mountpoint;
 use session::{End, Events};
 use unmount::Mounted;
@@ -109,7 +110,13 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
     crate::branch::keep_capabilities();
     privileges::bound();
     let events = Events::listen()?;
-    let union = Arc::new(Union::open(stack.roots, union_options)?);
+    let union = match Union::open(stack.roots, union_options) {
+        Ok(union) => Arc::new(union),
+        Err(error) => {
+            stack.lock.into_iter().for_each(WorkLock::withdraw);
+            return Err(error.into());
+        }
+    };
 
     let mounted = mount_on(&mountpoint, options, wanted);
     let (device, mounted) = match mounted {
@@ -120,7 +127,10 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
         }
     };
     // From here on every way out drops `mounted`, which detaches the mount.
-    events.start(Adapter::new(Arc::clone(&union), ids), device, options.threads)?;
+    if let Err(error) = events.start(Adapter::new(Arc::clone(&union), ids), device, options.threads) {
+        close(&union);
+        return Err(error);
+    }
     info!("mounted on {}", shown(&mountpoint.path));
     // It would keep the filesystem around it in use after a lazy unmount.
     drop(mountpoint);

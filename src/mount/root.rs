@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use log::debug;
-use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::mountinfo::{self, Entry};
@@ -43,13 +43,7 @@ impl Root {
 
     /// An id that no other mount ever had or will have (Linux 6.8). Only whoever may look into the mount is told.
     pub(super) fn unique_id(&self) -> Option<u64> {
-        // STATX_MNT_ID_UNIQUE, which rustix does not name yet.
-        let wanted = StatxFlags::from_bits_retain(0x4000);
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let stat = rustix::fs::statx(&self.fd, c"", flags, wanted)
-            .inspect_err(|errno| debug!("{}: statx: {errno}", self.entry.mountpoint.display()))
-            .ok()?;
-        (stat.stx_mask & wanted.bits() != 0).then_some(stat.stx_mnt_id)
+        unique_id(&self.fd, c"", AtFlags::EMPTY_PATH)
     }
 
     /// Where it is mounted now, with a check that a walk from there leads to this mount and no other.
@@ -96,6 +90,21 @@ impl Spot {
     pub(super) fn name(&self) -> &OsStr {
         &self.name
     }
+}
+
+/// The same of the mount that a path leads to, which is not held on to: an open root keeps its mount in use, and this
+/// one may be somebody else's who is just unmounting it.
+pub(super) fn unique_id_at(path: &Path) -> Option<u64> {
+    unique_id(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn unique_id(dir: impl AsFd, name: impl rustix::path::Arg, how: AtFlags) -> Option<u64> {
+    // STATX_MNT_ID_UNIQUE, which rustix does not name yet.
+    let wanted = StatxFlags::from_bits_retain(0x4000);
+    let stat = rustix::fs::statx(dir, name, how | AtFlags::STATX_DONT_SYNC, wanted)
+        .inspect_err(|errno| debug!("statx: {errno}"))
+        .ok()?;
+    (stat.stx_mask & wanted.bits() != 0).then_some(stat.stx_mnt_id)
 }
 
 /// `/proc/self/fd/N`: leads to what is open and nowhere else.

@@ -19,7 +19,7 @@ use super::lock::{self, Outcome};
 use super::mountinfo::{self, Entry};
 use super::mountpoint::Mountpoint;
 use super::place::Place;
-use super::root::{Root, path_of};
+use super::root::{Root, path_of, unique_id_at};
 
 /// How long `plyfs umount` waits for the daemon to finish.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -108,7 +108,13 @@ impl Mounted {
     /// The root of our mount, if a walk to where it is still leads to it. Somebody may have unmounted it and mounted
     /// another one, and that is not ours to take away.
     fn root(&self) -> Option<Root> {
+        let is_other = |entry: &Entry| match &self.known_by {
+            Sign::Unique(id) => unique_id_at(&entry.mountpoint) != Some(*id),
+            Sign::Connected(device) => *entry != self.entry || is_disconnected(device),
+        };
         let found = mountinfo::by_id(self.entry.mount_id).and_then(|entry| match entry {
+            // Not even opened: that could keep a successor's mount in use.
+            Some(entry) if is_other(&entry) => Ok(None),
             Some(entry) => Root::open(&entry.mountpoint),
             None => Ok(None),
         });
