@@ -268,7 +268,7 @@ pub enum MountError {
         patience: Duration,
     },
     /// The daemon is of another version.
-    #[error("the daemon of {} does not know how to sync: unmount it, which syncs too", shown(.0))]
+    #[error("the daemon of {} is of a version that does not know how to sync: use `sync -f` on its upper (`plyfs branches` shows it)", shown(.0))]
     CannotSync(PathBuf),
     /// The sync failed.
     #[error("{} cannot be synced: {errno}; it takes write permission on the mountpoint", shown(.path))]

@@ -117,7 +117,7 @@ fn sync_asks_the_daemon_and_leaves_nothing() {
     stage.plyfs("m -o lowerdir=l1,upperdir=u,workdir=w").succeeds();
     let said = stage.plyfs("sync m");
     if said.code != Some(0) {
-        said.fails(1, &["does not know how to sync: unmount it"]);
+        said.fails(1, &["does not know how to sync: use `sync -f` on its upper"]);
     }
     let said = stage.shell("getfattr -d -m - u m 2>/dev/null || true").succeeds();
     assert!(!said.out.contains("plyfs"), "{said:?}");
