@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::stage::{PLYFS, Stage, until};
+use crate::stage::{PLYFS, Stage, as_nobody, until};
 
 #[test]
 fn the_daemon_keeps_nothing_of_its_caller() {
@@ -221,4 +221,23 @@ fn a_daemon_keeps_only_the_capabilities_that_it_uses() {
         setcap cap_net_raw+ep m/one 2>/dev/null || true";
     assert_eq!(stage.shell(script).succeeds().out, "l1/one7 8 4755\n");
     stage.plyfs("umount m").succeeds();
+}
+
+/// Whatever fails once the mount is there: it does not stay. Here no further thread can be started, sooner or later.
+#[test]
+fn a_mount_that_fails_late_does_not_stay() {
+    let script = r#"
+        cat >try <<'X'
+        for n in 1 2 3 4 5 6 7 8 9 10 12 14 16 18 20 22; do
+            code=0
+            prlimit --nproc=$n:$n $PLYFS m -o lowerdir=l1,upperdir=u,workdir=w 2>>log || code=$?
+            if [ $code = 0 ]; then echo mounted; umount m || true; else echo failed; fi
+            if grep -q " $PWD/m fuse.plyfs " /proc/self/mounts; then echo "left by $n: $code"; exit 1; fi
+        done
+X
+        unshare -Urm sh -eu try
+    "#;
+    let (_stage, said) = as_nobody(script);
+    let said = said.succeeds();
+    assert!(said.out.contains("failed\n") && said.out.contains("mounted\n"), "{said:?}");
 }
