@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::bench::units::parse_size;
-use crate::mount::EXIT_CODES;
+use crate::exit::EXIT_CODES;
+#[cfg(feature = "bench")]
+use crate::units::parse_size;
 
 const ABOUT: &str = "\
 A union filesystem in userspace: several directories (branches) shown as one.
@@ -29,28 +30,36 @@ Examples:
   mount -t fuse.plyfs none merged -o lowerdir=/l,upperdir=/u,workdir=/w
   plyfs branches merged
   plyfs stats merged
+  plyfs sync merged
   plyfs umount merged
   plyfs bench --max-size 64MiB --svg copy-up.svg";
 
 const OPTIONS: &str = "\
 Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character itself:
-  lowerdir=A:B:C         the lowers, topmost first; lowerdir+=D adds one below them
+  lowerdir=A:B:C         the lowers, topmost first
+  lowerdir+=A            one lower, below those before; instead of lowerdir, for names with colons:
+                         only `\\,` and `\\\\` are escapes in it, as it has no list to split
   upperdir=DIR           the writable branch; without it the mount is read-only
   workdir=DIR            where files are staged: an empty directory beside the upper, on its
-                         filesystem (default: .NAME.plyfs-work beside the upper)
+                         filesystem (default: .NAME.plyfs-work beside the upper). plyfs keeps
+                         what it needs in the directory `plyfs` in it
   dirs=A[=rw]:B[=ro]:C   the same as AUFS has it; also br:A:B and br=A:B. The first is
                          writable unless it says =ro, the others are read-only
   ro, rw                 read-only although there is an upper; writable (default)
   volatile               do not sync: faster, but unsafe when the machine crashes
   allow_other            other users may look in (root's mounts: always so)
-  nosuid, nodev, noexec, noatime, relatime, …   as for mount(8)
+  nosuid, nodev, noexec, nosymfollow, noatime, relatime, …   as for mount(8); what the mount of
+                         a branch forbids, the union forbids, unless suid, dev, exec ask otherwise
+                         (not as the last words, where mount(8) puts them by itself)
+  context=, fscontext=, defcontext=, rootcontext=   for SELinux, where the kernel has it
   fsname=NAME            what mount(8) shows as the source (default: SOURCE, else plyfs)
   uidmapping=D:S:N[:…]   show the N ids from D on disk as those from S; also gidmapping=
   squash_to_root         show everything as root's; also squash_to_uid=N, squash_to_gid=N
   upper_from_overlayfs   the upper was written by overlayfs: a 0:0 device in it is a whiteout
   threads=N              how many requests are answered at once, 1 to 64 (default 16)
-Options that fuse-overlayfs, overlayfs, AUFS, unionfs-fuse and libfuse know beyond these are
-accepted and do nothing; any other is ignored with a warning.";
+What fuse-overlayfs, overlayfs, AUFS, unionfs-fuse, libfuse and mount(8) know beyond these is
+accepted if leaving it out weakens nothing and changes nothing that is shown, and refused with
+a reason if not; what nobody knows is ignored with a warning.";
 
 /// plyfs' command line.
 #[derive(Debug, Parser)]
@@ -92,10 +101,17 @@ pub enum Command {
     Mount(MountArgs),
 
     /// Unmount, and wait until the daemon has finished with the upper
+    ///
+    /// Only what was there when the command began is taken away, and only a plyfs. A daemon that does not answer within
+    /// 10 s is not waited for.
     #[command(visible_alias = "unmount", after_long_help = EXIT_CODES)]
     Umount(UmountArgs),
 
     /// Show the branches of a live mount, one PATH=rw or PATH=ro a line, topmost first
+    ///
+    /// A newline in a path is written as \012 and a backslash as \134, as in /proc/mounts. To a terminal, other control
+    /// characters are written as \x1b; into a pipe or a file, bytes are as they are. A daemon that does not answer
+    /// within 10 s is an error.
     #[command(after_long_help = EXIT_CODES)]
     Branches(BranchesArgs),
 
@@ -106,11 +122,20 @@ pub enum Command {
     #[command(after_long_help = EXIT_CODES)]
     Stats(StatsArgs),
 
+    /// Wait until everything that was written through a live mount is on disk
+    ///
+    /// syncfs(2), which `sync -f` calls, never reaches a filesystem in userspace: without this, what was made lately can
+    /// be lost in a crash of the machine. Waits for as long as the disk needs, without a bound, and takes write
+    /// permission on the mountpoint. fsync(2) of one file works as on any disk.
+    #[command(after_long_help = EXIT_CODES)]
+    Sync(SyncArgs),
+
     /// Measure what copy-up costs on this machine
     ///
     /// Mounts unions in a temporary folder, writes 4 KiB into the middle of lower files of growing size (open,
     /// write, close), once and once more, and shows how long both take: with syncs, and with -o volatile. The
     /// first write copies the file up. Everything that it makes it removes again.
+    #[cfg(feature = "bench")]
     #[command(after_long_help = EXIT_CODES)]
     Bench(BenchArgs),
 }
@@ -199,7 +224,15 @@ pub struct StatsArgs {
     pub mountpoint: PathBuf,
 }
 
+/// `plyfs sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Where the union is mounted
+    pub mountpoint: PathBuf,
+}
+
 /// `plyfs bench`.
+#[cfg(feature = "bench")]
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Where to measure: the temporary folder is made in here
@@ -250,12 +283,16 @@ mod tests {
                 Command::Umount(_) => vec!["(umount)".into()],
                 Command::Branches(_) => vec!["(branches)".into()],
                 Command::Stats(_) => vec!["(stats)".into()],
+                Command::Sync(_) => vec!["(sync)".into()],
+                #[cfg(feature = "bench")]
                 Command::Bench(_) => vec!["(bench)".into()],
             }
         };
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
         assert_eq!(command("plyfs branches m"), ["(branches)"]);
         assert_eq!(command("plyfs stats m"), ["(stats)"]);
+        assert_eq!(command("plyfs sync m"), ["(sync)"]);
+        #[cfg(feature = "bench")]
         assert_eq!(command("plyfs bench"), ["(bench)"]);
         assert_eq!(command("plyfs mount m"), ["m"]);
         assert_eq!(command("plyfs -o lowerdir=a umount"), ["umount"]);

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use crate::rules::BranchId;
 use crate::rules::name::BadName;
 use crate::rules::plan::Refusal;
+use crate::shown::shown;
 
 /// What a system call was about: a branch, and mostly a name in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(name) = &self.1 {
-            write!(f, "`{}` ", name.as_encoded_bytes().escape_ascii())?;
+            write!(f, "`{}` ", shown(&**name))?;
         }
         write!(f, "in {}", self.0)
     }
@@ -60,7 +61,7 @@ pub enum Error {
     #[error("node {0} is not what it was: a branch was changed behind the mount")]
     Stale(u64),
     /// What overlayfs keeps elsewhere, and notes here in a way that is not followed.
-    #[error("`{}` in {branch} was written by overlayfs with {feature}, which plyfs does not follow: copy the layer through a mounted overlay", .name.as_encoded_bytes().escape_ascii())]
+    #[error("`{}` in {branch} was written by overlayfs with {feature}, which plyfs does not follow: copy the layer through a mounted overlay", shown(.name))]
     OverlayFeature {
         /// The option of overlayfs.
         feature: &'static str,
@@ -73,7 +74,7 @@ pub enum Error {
     #[error("a defect of plyfs, please report it: {0}")]
     Bug(&'static str),
     /// Somebody else's file or directory is where the workdir's notes go.
-    #[error("`{}` in the workdir {what}: remove it, or take another workdir", .name.as_encoded_bytes().escape_ascii())]
+    #[error("`{}` in the workdir {what}: remove it, or take another workdir", shown(.name))]
     UnfitWorkdir {
         /// Its name.
         name: OsString,

@@ -9,18 +9,27 @@
 //! 4. [`rules`] is the deciding part: pure, no I/O, no locks.
 //! 5. [`branch`] is the disk side: one directory tree each, system calls on directory descriptors.
 //!
-//! [`mod@bench`] stands beside them: it measures mounts from the outside, as a user would.
+//! `bench` stands beside them: it measures mounts from the outside, as a user would. It and the
+//! libraries that only it needs are in the feature `bench`, on by default.
 //!
-//! Dependencies run one way: `main → cli, mount → fuse → {sched, union → {rules, branch}}`.
+//! Dependencies run one way: `main → {cli, options, mount, bench}`, `mount → fuse → {sched, union}`,
+//! `union → layer → branch`; `rules` below all.
+//! Small rooms that many may enter: [`exit`] (exit codes), [`units`] (sizes), [`control`] (how tools talk to a
+//! live mount), [`shown`] (how a name is shown to people).
 
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod branch;
 pub mod cli;
+pub mod control;
 pub mod error;
+pub mod exit;
 pub mod fuse;
 pub mod layer;
 pub mod mount;
 pub mod options;
 pub mod rules;
 pub mod sched;
+pub mod shown;
 pub mod union;
+pub mod units;

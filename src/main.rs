@@ -1,19 +1,25 @@
 //! plyfs: parse, run, exit code.
 
-use std::io::Write;
+use std::ffi::OsStr;
+use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::Parser;
-use plyfs::bench::BenchError;
+#[cfg(feature = "bench")]
+use plyfs::bench::{self, BenchError};
 use plyfs::cli::{Cli, Command, MountArgs};
-use plyfs::mount::{Exit, MountError};
-use plyfs::{bench, mount, options};
+use plyfs::exit::Exit;
+use plyfs::mount::{self, MountError};
+use plyfs::options;
+use plyfs::shown::shown_lines;
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[cfg(feature = "bench")]
     #[error(transparent)]
     Bench(#[from] BenchError),
 }
@@ -22,12 +28,16 @@ impl Failure {
     fn exit(&self) -> ExitCode {
         match self {
             Self::Mount(error) => error.exit().into(),
+            #[cfg(feature = "bench")]
             Self::Bench(error) => error.exit(),
         }
     }
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = mount::answer_if_sent() {
+        return code;
+    }
     let command = match Cli::try_parse() {
         Ok(cli) => cli.into_command(),
         // Clap exits with 0 for --help and --version, with 2 for a wrong line: our own codes.
@@ -52,13 +62,22 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Umount(args) => mount::umount(&args.mountpoint, args.lazy)?,
         Command::Branches(args) => print(&mount::branches(&args.mountpoint)?)?,
         Command::Stats(args) => print(&mount::messages(&args.mountpoint)?)?,
+        Command::Sync(args) => mount::sync(&args.mountpoint)?,
+        #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(args)?,
     }
     Ok(Exit::Success.into())
 }
 
+/// To a terminal without what would speak to it; into a pipe or a file as it is.
 fn print(text: &[u8]) -> Result<(), MountError> {
-    std::io::stdout().write_all(text).map_err(|error| MountError::Process { what: "stdout", error })
+    let mut out = std::io::stdout();
+    let printed = if out.is_terminal() {
+        write!(out, "{}", shown_lines(OsStr::from_bytes(text)))
+    } else {
+        out.write_all(text)
+    };
+    printed.map_err(|error| MountError::Process { what: "stdout", error })
 }
 
 /// Warnings by default; RUST_LOG says it more finely than the options.
@@ -70,5 +89,11 @@ fn log_to_stderr(args: &MountArgs) {
     } else {
         "warn"
     };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    // A name in a message must not speak to the terminal.
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
+        .format(|out, record| {
+            let (time, level, target) = (out.timestamp(), record.level(), record.target());
+            writeln!(out, "[{time} {level:<5} {target}] {}", shown_lines(&record.args().to_string()))
+        })
+        .init();
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use plyfs::bench::noise::Noise;
-use plyfs::bench::units;
+use plyfs::units;
 
 use crate::Result;
 use crate::scale::Scale;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use plyfs::bench::units::GIB;
+use plyfs::units::GIB;
 
 use crate::Result;
 use crate::corpus::write_noise;

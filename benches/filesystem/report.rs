@@ -4,7 +4,7 @@ use std::fs;
 
 use plyfs::bench::stats::Summary;
 use plyfs::bench::table::{Table, markdown};
-use plyfs::bench::units::{self, digits};
+use plyfs::units::{self, digits};
 use serde_json::{Value, json};
 
 use crate::Result;

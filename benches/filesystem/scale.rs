@@ -1,6 +1,6 @@
 //! How much is measured, and how often?
 
-use plyfs::bench::units::{GIB, KIB, MIB};
+use plyfs::units::{GIB, KIB, MIB};
 
 /// The sizes of everything.
 #[derive(Debug, Clone)]

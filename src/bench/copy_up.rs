@@ -13,7 +13,7 @@ use super::error::BenchError;
 use super::interrupt::Interrupt;
 use super::playground::{Place, Playground, Syncing};
 use super::stats::{Sample, Summary};
-use super::units::{self, KIB, MIB};
+use crate::units::{self, KIB, MIB};
 
 /// The first size, and how much is written.
 pub(super) const SMALLEST: u64 = 4 * KIB;
@@ -147,7 +147,7 @@ fn write_in_the_middle(path: &Path, size: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::units::GIB;
+    use crate::units::GIB;
 
     #[test]
     fn sizes_go_up_to_the_largest() {

@@ -4,8 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::units;
-use crate::mount::{Exit, MountError};
+use crate::exit::Exit;
+use crate::mount::MountError;
+use crate::shown::shown;
+use crate::units;
 
 /// Why `plyfs bench` did not get to its end. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -14,13 +16,13 @@ pub enum BenchError {
     #[error("--max-size {} is less than the smallest file that is measured: give {} or more", units::size(*.0), units::size(super::copy_up::SMALLEST))]
     TooSmall(u64),
     /// The folder to measure in is not there.
-    #[error("{} does not exist: create it with `mkdir`, or name the directory to measure in", .0.display())]
+    #[error("{} does not exist: create it with `mkdir`, or name the directory to measure in", shown(.0))]
     NoDir(PathBuf),
     /// It is something else.
-    #[error("{} is not a directory: name the directory to measure in", .0.display())]
+    #[error("{} is not a directory: name the directory to measure in", shown(.0))]
     NotADir(PathBuf),
     /// It cannot be written.
-    #[error("no temporary folder can be made in {}: {error}; name a directory that you may write", .dir.display())]
+    #[error("no temporary folder can be made in {}: {error}; name a directory that you may write", shown(.dir))]
     Unwritable {
         /// The directory.
         dir: PathBuf,
@@ -28,7 +30,7 @@ pub enum BenchError {
         error: io::Error,
     },
     /// Something could not be written at the end.
-    #[error("{} cannot be written: {error}; name a file in a directory that you may write", .file.display())]
+    #[error("{} cannot be written: {error}; name a file in a directory that you may write", shown(.file))]
     NoOutput {
         /// The file.
         file: PathBuf,
@@ -50,7 +52,7 @@ pub enum BenchError {
     #[error(transparent)]
     Unmount(#[from] MountError),
     /// A write or another step failed.
-    #[error("{what} {}: {error}", .path.display())]
+    #[error("{what} {}: {error}", shown(.path))]
     Step {
         /// What was attempted.
         what: &'static str,

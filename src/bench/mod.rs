@@ -2,7 +2,7 @@
 //!
 //! `plyfs bench` in reading order: it makes a `playground` with two mounts, `copy_up` measures on it size by
 //! size, and `report` says what came of it. What is left is of use to other measurements too: [`stats`],
-//! [`units`], [`table`], [`plot`] and [`noise`].
+//! [`table`], [`plot`] and [`noise`].
 
 mod copy_up;
 mod error;
@@ -14,7 +14,6 @@ pub mod plot;
 mod report;
 pub mod stats;
 pub mod table;
-pub mod units;
 
 use std::io::Write;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What is in a file that neither compresses nor has holes?
 
-use super::units::MIB;
+use crate::units::MIB;
 
 /// Bytes that no filesystem can make fewer of, the same each time.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use super::error::BenchError;
+use crate::shown::shown;
 
 /// A file that appears in one step, whole.
 #[derive(Debug)]
@@ -37,6 +38,6 @@ impl Output {
         let failed = |error| BenchError::NoOutput { file: self.path.clone(), error };
         self.file.write_all(text.as_bytes()).map_err(failed)?;
         self.file.persist(&self.path).map_err(|error| failed(error.error))?;
-        Ok(format!("written: {}", self.path.display()))
+        Ok(format!("written: {}", shown(&self.path)))
     }
 }

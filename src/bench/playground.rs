@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::error::BenchError;
 use super::interrupt::Interrupt;
 use super::noise::Noise;
-use super::units::KIB;
 use crate::mount;
+use crate::units::KIB;
 
 /// A temporary folder on the filesystem to measure.
 #[derive(Debug)]

@@ -154,7 +154,7 @@ fn round_numbers(range: &Range<f64>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::units;
+    use crate::units;
 
     fn plot(lines: Vec<Line>) -> Plot<'static> {
         let x = Axis { label: "size of the file", write: |bytes| units::size(bytes as u64) };

@@ -9,7 +9,8 @@ use super::error::BenchError;
 use super::plot::{Axis, Line, Plot, Stroke, svg};
 use super::stats::Summary;
 use super::table::Table;
-use super::units::{self, digits};
+use crate::shown::shown;
+use crate::units::{self, digits};
 
 /// All that was measured.
 #[derive(Debug, Serialize)]
@@ -47,7 +48,7 @@ impl Report {
         } else {
             "files cannot share blocks here (no reflink): a copy-up copies all data"
         };
-        format!("What copy-up costs in {}\n{sharing}\n\n{}", dir.display(), table().head())
+        format!("What copy-up costs in {}\n{sharing}\n\n{}", shown(dir), table().head())
     }
 
     pub(super) fn json(&self) -> Result<String, BenchError> {

@@ -14,6 +14,7 @@ use super::caller_groups::Asker;
 use super::convert::node;
 use super::opcodes::Opcodes;
 use crate::branch::Caller;
+use crate::control::{BRANCHES, MESSAGES, SYNC};
 use crate::error::{Error, Result};
 use crate::rules::acl;
 use crate::rules::ids::IdMaps;
@@ -22,13 +23,6 @@ use crate::union::{Attr, Changes, Looked, NewNode, NodeId, Union, Written};
 
 // Attributes of the root that are about the mount. They are not listed, and for the mounter only: they name places
 // on the host.
-
-/// Tells which branches a mount has.
-const BRANCHES: &str = "user.plyfs.branches";
-/// Tells which requests a mount has had.
-const MESSAGES: &str = "user.plyfs.messages";
-/// Setting it, to whatever value, waits until everything that was changed is on disk.
-const SYNC: &str = "user.plyfs.sync";
 
 /// A union, and who may ask for what.
 #[derive(Debug)]

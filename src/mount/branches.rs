@@ -8,17 +8,30 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access as Wanted, AtFlags, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
+use rustix::mount::MountFlags;
 
 use super::error::{Dir, MountError, Role};
-use super::lock::{self, Hold};
+use super::lock::{self, Hold, WorkLock};
 use super::mountpoint::Mountpoint;
 use super::place::{self, Identity, Place};
-use super::work;
+use super::{exposure, warn_user, work};
 use crate::branch::{BranchRoot, BranchRoots, UpperRoot};
 use crate::options::{Access, MountOptions};
 
+/// The branches, and what follows from them for the mount.
+#[derive(Debug)]
+pub(super) struct Stack {
+    pub(super) roots: BranchRoots,
+    /// Read-only if the user says so, or if there is no room for a workdir.
+    pub(super) access: Access,
+    /// What a branch's own mount forbids: the union would otherwise be a way around it.
+    pub(super) forbidden: MountFlags,
+    /// Kept for as long as the workdir is in use.
+    pub(super) lock: Option<WorkLock>,
+}
+
 /// Opens and checks every branch and the workdir.
-pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<BranchRoots, MountError> {
+pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<Stack, MountError> {
     let upper = options.upper.as_deref().map(|path| Opened::new(Role::Upper, path)).transpose()?;
     let work = match (&options.work, options.access) {
         (None, _) => None,
@@ -39,38 +52,77 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<Br
     }
     mountpoint_outside(mountpoint, &known)?;
 
+    let forbidden = upper
+        .iter()
+        .chain(&lowers)
+        .try_fold(MountFlags::empty(), |all, dir| Ok::<_, MountError>(all | dir.forbidden()?))?;
     let lowers = lowers.into_iter().map(Opened::into_root);
+    let read_only = |upper: Option<(Opened, Option<BranchRoot>)>, lowers| {
+        let upper = upper.map(|(upper, work)| UpperRoot { upper: upper.into_root(), work, writes: false });
+        Stack { roots: BranchRoots { upper, lowers }, access: Access::ReadOnly, forbidden, lock: None }
+    };
     match (upper, options.access) {
-        (None, _) => Ok(BranchRoots { upper: None, lowers: lowers.collect() }),
+        (None, _) => Ok(read_only(None, lowers.collect())),
         (Some(upper), Access::ReadOnly) => {
-            lock::take(&upper.fd, Hold::Shared, || upper.dir())?;
+            lock::take_upper(&upper.fd, Hold::Shared, &upper.dir())?;
             let work = match work {
                 Some(work) => Some(work.into_root()),
                 None => work::find_beside(&upper.fd, &upper.path).map(|(path, fd)| BranchRoot { path, fd }),
             };
-            let upper = UpperRoot { upper: upper.into_root(), work, writes: false };
-            Ok(BranchRoots { upper: Some(upper), lowers: lowers.collect() })
+            Ok(read_only(Some((upper, work)), lowers.collect()))
         }
         (Some(upper), Access::ReadWrite) => {
             writable(&upper)?;
+            if let Some(work) = &work {
+                writable(work)?;
+                can_rename_between(work, &upper)?;
+            }
+            // Before the first change on disk: a mount that fails for this leaves nothing in anybody's workdir.
+            lock::take_upper(&upper.fd, Hold::Exclusive, &upper.dir())?;
             let work = match work {
-                Some(work) => {
-                    writable(&work)?;
-                    can_rename_between(&work, &upper)?;
-                    lock::take(&upper.fd, Hold::Exclusive, || upper.dir())?;
-                    work
-                }
-                None => {
-                    lock::take(&upper.fd, Hold::Exclusive, || upper.dir())?;
-                    let (path, fd) = work::make_beside(&upper.fd, &upper.path)?;
-                    let work = Opened::from_fd(Role::Work, path, fd)?;
-                    distinct([&work].into_iter().chain([&upper]))?;
-                    work
-                }
+                Some(work) => work,
+                None => match work::make_beside(&upper.fd, &upper.path) {
+                    Ok((path, fd)) => {
+                        let work = Opened::from_fd(Role::Work, path, fd)?;
+                        distinct([&work].into_iter().chain([&upper]))?;
+                        work
+                    }
+                    Err(work::Unmade::Full(errno)) => {
+                        warn_user(format_args!(
+                            "mounted read-only: there is no room for a workdir beside {} ({errno}); make room, or \
+                             give workdir=DIR",
+                            upper.dir()
+                        ));
+                        return Ok(read_only(Some((upper, None)), lowers.collect()));
+                    }
+                    Err(work::Unmade::Unfit(error)) => return Err(error),
+                },
             };
-            lock::take(&work.fd, Hold::Exclusive, || work.dir())?;
+            warn_if_exposed(&upper, &work);
+            let lock = lock::take_workdir(&work.fd, &work.dir())?;
             let upper = UpperRoot { upper: upper.into_root(), work: Some(work.into_root()), writes: true };
-            Ok(BranchRoots { upper: Some(upper), lowers: lowers.collect() })
+            let roots = BranchRoots { upper: Some(upper), lowers: lowers.collect() };
+            Ok(Stack { roots, access: Access::ReadWrite, forbidden, lock })
+        }
+    }
+}
+
+/// What is written as root should not be renamed behind the union's back by whoever owns a directory in it.
+fn warn_if_exposed(upper: &Opened, work: &Opened) {
+    if !exposure::matters() {
+        return;
+    }
+    for dir in [upper, work] {
+        match exposure::is_reachable(&dir.fd) {
+            Ok(true) => {
+                warn_user(format_args!(
+                    "{} can be reached by other users, past the mount: move it into a directory of mode 0700",
+                    dir.dir()
+                ));
+                return;
+            }
+            Ok(false) => {}
+            Err(errno) => log::debug!("{}: {errno}", dir.dir()),
         }
     }
 }
@@ -114,6 +166,26 @@ impl Opened {
         Dir { role: self.role, path: self.path.clone() }
     }
 
+    /// nosuid, nodev and noexec of the mount that it is on.
+    fn forbidden(&self) -> Result<MountFlags, MountError> {
+        let disk = self.disk()?;
+        let mut flags = MountFlags::empty();
+        flags.set(MountFlags::NOSUID, disk.contains(StatVfsMountFlags::NOSUID));
+        // Not known to rustix: ST_NODEV and ST_NOEXEC of statvfs(3).
+        flags.set(MountFlags::NODEV, disk.bits() & 4 != 0);
+        flags.set(MountFlags::NOEXEC, disk.bits() & 8 != 0);
+        Ok(flags)
+    }
+
+    fn disk(&self) -> Result<StatVfsMountFlags, MountError> {
+        let disk = rustix::fs::fstatvfs(&self.fd);
+        disk.map(|disk| disk.f_flag).map_err(|errno| MountError::Directory {
+            dir: self.dir(),
+            call: "statvfs",
+            errno,
+        })
+    }
+
     fn into_root(self) -> BranchRoot {
         BranchRoot { path: self.path, fd: self.fd }
     }
@@ -155,12 +227,7 @@ fn mountpoint_outside(mountpoint: &Mountpoint, known: &HashMap<Identity, &Opened
 }
 
 fn writable(dir: &Opened) -> Result<(), MountError> {
-    let disk = rustix::fs::fstatvfs(&dir.fd).map_err(|errno| MountError::Directory {
-        dir: dir.dir(),
-        call: "statvfs",
-        errno,
-    })?;
-    if disk.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if dir.disk()?.contains(StatVfsMountFlags::RDONLY) {
         return Err(MountError::ReadOnlyDisk(dir.dir()));
     }
     rustix::fs::accessat(&dir.fd, c".", Wanted::WRITE_OK | Wanted::EXEC_OK, AtFlags::EACCESS)

@@ -2,8 +2,11 @@
 //!
 //! By mount(2) for root, here or in a user namespace; for anybody else through fusermount3.
 
-use std::ffi::{CString, OsStr};
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use log::debug;
@@ -13,32 +16,55 @@ use rustix::mount::MountFlags;
 
 use super::error::MountError;
 use super::helper;
-use super::mountinfo::FS_TYPE;
+use super::mountinfo::{self, Entry, FS_TYPE};
+use super::mountpoint::Mountpoint;
 use crate::options::{Access, MountOptions, Sharing};
 
-/// Mounts on `target` and returns the session's descriptor.
-pub(super) fn mount(target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+/// What the mount is to be, once the branches are known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// Read-only if the user says so, or if the upper cannot be written.
+    pub(super) access: Access,
+    /// The user's, and the branches'.
+    pub(super) flags: MountFlags,
+}
+
+/// Mounts on the open directory and returns the session's descriptor.
+pub(super) fn mount(
+    mountpoint: &Mountpoint,
+    options: &MountOptions,
+    wanted: Wanted,
+) -> Result<OwnedFd, MountError> {
+    let labels = if Path::new("/sys/fs/selinux/enforce").exists() { &options.labels[..] } else { &[] };
+    let through_helper = || match labels {
+        [] => helper::mount(&mountpoint.path, options, wanted),
+        [label, ..] => Err(MountError::LabelRefused(label.clone())),
+    };
     let read_write = OFlags::RDWR | OFlags::CLOEXEC;
     let device = match rustix::fs::open("/dev/fuse", read_write, Mode::empty()) {
         Ok(device) => device,
         // fusermount3 opens the device as root.
-        Err(Errno::ACCESS | Errno::PERM) if !rustix::process::geteuid().is_root() => {
-            return helper::mount(target, options);
-        }
+        Err(Errno::ACCESS | Errno::PERM) if !rustix::process::geteuid().is_root() => return through_helper(),
         Err(errno) => return Err(MountError::NoDevice(errno)),
     };
-    match mount_directly(&device, target, options) {
+    match mount_directly(&device, &mountpoint.target(), options, wanted, labels) {
         Ok(()) => Ok(device),
         Err(Errno::PERM) => {
             debug!("mount(2) is not for this user: asking fusermount3");
-            helper::mount(target, options)
+            through_helper()
         }
         Err(Errno::NODEV) => Err(MountError::NoDevice(Errno::NODEV)),
-        Err(errno) => Err(MountError::Mount { path: target.to_owned(), errno }),
+        Err(errno) => Err(MountError::Mount { path: mountpoint.path.clone(), errno }),
     }
 }
 
-fn mount_directly(device: &OwnedFd, target: &Path, options: &MountOptions) -> Result<(), Errno> {
+fn mount_directly(
+    device: &OwnedFd,
+    target: &Path,
+    options: &MountOptions,
+    wanted: Wanted,
+    labels: &[OsString],
+) -> Result<(), Errno> {
     // A container's users are not its root, and would see nothing without allow_other. It is
     // safe only together with default_permissions: the kernel then checks as on any disk.
     let allow_other = match options.sharing {
@@ -46,15 +72,61 @@ fn mount_directly(device: &OwnedFd, target: &Path, options: &MountOptions) -> Re
         Sharing::ByPrivilege if rustix::process::geteuid().is_root() => ",allow_other",
         Sharing::ByPrivilege => "",
     };
-    let data = CString::new(format!(
+    let mut data = OsString::from(format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions{allow_other}",
         device.as_raw_fd(),
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
-    ))
-    .map_err(|_| Errno::INVAL)?;
-    let mut flags = options.flags;
-    flags.set(MountFlags::RDONLY, options.access == Access::ReadOnly);
+    ));
+    for label in labels {
+        data.push(",");
+        data.push(label);
+    }
+    let data = std::ffi::CString::new(data.into_vec()).map_err(|_| Errno::INVAL)?;
+    let mut flags = wanted.flags;
+    flags.set(MountFlags::RDONLY, wanted.access == Access::ReadOnly);
     let source: &OsStr = &options.source;
     rustix::mount::mount(source, target, FS_TYPE, flags, data.as_c_str())
+}
+
+/// The mounts that were there before ours, by ids that are used again.
+#[derive(Debug)]
+pub(super) struct Before(HashSet<u64>);
+
+/// What our new mount is known by until its root is open.
+#[derive(Debug)]
+pub(super) struct Newborn {
+    before: Before,
+    /// The filesystem of our session, if this kernel tells (Linux 6.16).
+    session: Option<String>,
+}
+
+impl Before {
+    /// To be called right before mounting.
+    pub(super) fn note() -> io::Result<Self> {
+        Ok(Self(mountinfo::all()?.into_iter().map(|entry| entry.mount_id).collect()))
+    }
+
+    /// To be called right after mounting, which gave `device`.
+    pub(super) fn after(self, device: &OwnedFd) -> Newborn {
+        let session = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", device.as_raw_fd()));
+        let session = session.ok().and_then(|info| {
+            let number = info.lines().find_map(|line| line.strip_prefix("fuse_connection:"))?;
+            Some(format!("0:{}", number.trim()))
+        });
+        Newborn { before: self, session }
+    }
+}
+
+impl Newborn {
+    /// Whether nothing speaks against the plyfs at the right place.
+    pub(super) fn may_be(&self, entry: &Entry) -> bool {
+        self.session.as_ref().is_none_or(|device| entry.device == *device)
+    }
+
+    /// Whether it is ours wherever it is.
+    pub(super) fn is(&self, entry: &Entry) -> bool {
+        let is_new = || !self.before.0.contains(&entry.mount_id);
+        entry.is_plyfs() && self.session.as_ref().map_or_else(is_new, |device| entry.device == *device)
+    }
 }

@@ -1,47 +1,17 @@
 //! Why is there no mount, what can the user do about it, and which exit code says so?
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::options::OptionError;
-
-/// The exit codes, for the help texts. [`Exit`] is the same table for the program.
-pub const EXIT_CODES: &str = "\
-Exit codes:
-  0  done; for a mount in the foreground, it ended cleanly
-  1  something failed while mounting, serving or unmounting
-  2  the command line is wrong
-  3  a branch, the workdir or the mountpoint is not as it must be
-  4  in use: the upper or workdir by another mount, or the mount by its users
-  5  FUSE is not available: no /dev/fuse, no fusermount3, or it refuses";
-
-/// What the process tells its caller. Described in [`EXIT_CODES`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// Done.
-    Success = 0,
-    /// Something failed while mounting, serving or unmounting.
-    Failure = 1,
-    /// The command line is wrong.
-    CommandLine = 2,
-    /// A directory is not as it must be.
-    Setup = 3,
-    /// Somebody else uses the upper, the workdir or the mount.
-    InUse = 4,
-    /// The machine or the user has no FUSE.
-    NoFuse = 5,
-}
-
-impl From<Exit> for std::process::ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
+use crate::shown::shown;
 
 /// What a directory is to the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +45,7 @@ pub struct Dir {
 
 impl fmt::Display for Dir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.role, self.path.display())
+        write!(f, "{} {}", self.role, shown(&self.path))
     }
 }
 
@@ -125,7 +95,7 @@ pub enum MountError {
         outer: Dir,
     },
     /// Files could not be renamed from the workdir into the upper.
-    #[error("workdir {} and upper {} are not on the same mounted filesystem: put the workdir beside the upper", .work.display(), .upper.display())]
+    #[error("workdir {} and upper {} are not on the same mounted filesystem: put the workdir beside the upper", shown(.work), shown(.upper))]
     WorkElsewhere {
         /// The workdir.
         work: PathBuf,
@@ -133,7 +103,7 @@ pub enum MountError {
         upper: PathBuf,
     },
     /// There can be no default workdir.
-    #[error("no workdir could be made beside upper {} ({reason}): give workdir=DIR, an empty directory on the upper's filesystem, outside every branch", .upper.display())]
+    #[error("no workdir could be made beside upper {} ({reason}): give workdir=DIR, an empty directory on the upper's filesystem, outside every branch", shown(.upper))]
     NeedsWork {
         /// The upper.
         upper: PathBuf,
@@ -152,16 +122,16 @@ pub enum MountError {
     },
 
     /// The mountpoint is not there.
-    #[error("mountpoint {} does not exist: create it with `mkdir`", .0.display())]
+    #[error("mountpoint {} does not exist: create it with `mkdir`", shown(.0))]
     NoMountpoint(PathBuf),
     /// The mountpoint is something else.
-    #[error("mountpoint {} is not a directory", .0.display())]
+    #[error("mountpoint {} is not a directory", shown(.0))]
     MountpointNotADirectory(PathBuf),
     /// A daemon died and left its mount.
-    #[error("mountpoint {} holds a dead mount (its daemon is gone): remove it with `plyfs umount {}`", .0.display(), .0.display())]
+    #[error("mountpoint {} holds a dead mount (its daemon is gone): remove it with `plyfs umount {}`", shown(.0), shown(.0))]
     DeadMount(PathBuf),
     /// The mountpoint cannot be opened.
-    #[error("mountpoint {} cannot be opened: {errno}", .path.display())]
+    #[error("mountpoint {} cannot be opened: {errno}", shown(.path))]
     MountpointUnreadable {
         /// The mountpoint.
         path: PathBuf,
@@ -169,7 +139,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The union would contain itself.
-    #[error("mountpoint {} is inside {dir}: the union would contain itself; mount somewhere else", .path.display())]
+    #[error("mountpoint {} is inside {dir}: the union would contain itself; mount somewhere else", shown(.path))]
     MountpointInside {
         /// The mountpoint.
         path: PathBuf,
@@ -178,8 +148,21 @@ pub enum MountError {
     },
 
     /// A live mount has the directory locked.
-    #[error("{0} is in use by another mount: unmount that first, or take another directory")]
-    InUse(Dir),
+    #[error("{dir} is in use by another mount{}: unmount that first, or take another directory", by(*.pid))]
+    InUse {
+        /// The directory.
+        dir: Dir,
+        /// The process that has it, if it can be seen.
+        pid: Option<i32>,
+    },
+    /// Something in the workdir where plyfs' own should be.
+    #[error("{} {reason}: remove it, or take another workdir", shown(.path))]
+    NotOurs {
+        /// What it is.
+        path: PathBuf,
+        /// Why it is not used.
+        reason: String,
+    },
 
     /// The machine has no FUSE.
     #[error(
@@ -192,7 +175,7 @@ pub enum MountError {
     )]
     NoHelper(io::Error),
     /// fusermount3 says no.
-    #[error("fusermount3 refuses to mount on {}: {reason}", .path.display())]
+    #[error("fusermount3 refuses to mount on {}: {reason}", shown(.path))]
     HelperRefused {
         /// The mountpoint.
         path: PathBuf,
@@ -205,8 +188,17 @@ pub enum MountError {
     )]
     AllowOtherRefused,
 
+    /// The kernel or fusermount3 does not know the flag.
+    #[error(
+        "nosymfollow is not available here: it takes Linux 5.10, and for ordinary users fusermount3 of fuse 3.17; leave it out, or mount as root"
+    )]
+    NoSymFollow,
+    /// fusermount3 takes no security context.
+    #[error("{} is not available through fusermount3: mount as root, or leave it out", shown(.0))]
+    LabelRefused(OsString),
+
     /// mount(2) failed.
-    #[error("mount on {} failed: {errno}", .path.display())]
+    #[error("mount on {} failed: {errno}", shown(.path))]
     Mount {
         /// The mountpoint.
         path: PathBuf,
@@ -214,10 +206,10 @@ pub enum MountError {
         errno: Errno,
     },
     /// The kernel has the mount, but not where it was asked for.
-    #[error("the mount does not appear at {}: something else was mounted there at the same time", .0.display())]
+    #[error("the mount does not appear at {}: something else was mounted there at the same time", shown(.0))]
     NotVisible(PathBuf),
     /// The mount does not answer.
-    #[error("the mount at {} does not answer: {error}", .path.display())]
+    #[error("the mount at {} does not answer: {error}", shown(.path))]
     NoAnswer {
         /// The mountpoint.
         path: PathBuf,
@@ -243,13 +235,13 @@ pub enum MountError {
     DaemonKilled(i32),
 
     /// There is no plyfs there.
-    #[error("{} is not the mountpoint of a plyfs: `grep fuse.plyfs /proc/self/mounts` shows them all", .0.display())]
+    #[error("{} is not the mountpoint of a plyfs: `grep fuse.plyfs /proc/self/mounts` shows them all", shown(.0))]
     NotMounted(PathBuf),
     /// The mount has users.
-    #[error("{} is in use: end what works there (`fuser -vm {}` shows it), or use `plyfs umount --lazy`", .0.display(), .0.display())]
+    #[error("{} is in use: end what works there (`fuser -vm {}` shows it), or use `plyfs umount --lazy`", shown(.0), shown(.0))]
     Busy(PathBuf),
     /// The mount stays.
-    #[error("{} cannot be unmounted: {reason}", .path.display())]
+    #[error("{} cannot be unmounted: {reason}", shown(.path))]
     CannotUnmount {
         /// The mountpoint.
         path: PathBuf,
@@ -257,10 +249,37 @@ pub enum MountError {
         reason: String,
     },
     /// The mount is gone, its daemon is not.
-    #[error("unmounted, but the daemon still has upper {} in use: wait for it before the directory is used otherwise", .0.display())]
+    #[error("unmounted, but the daemon still has upper {} in use: wait for it before the directory is used otherwise", shown(.0))]
     Unfinished(PathBuf),
+    /// The path leads nowhere that could be looked at.
+    #[error("{} cannot be looked at: {error}", shown(.path))]
+    Unfound {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The daemon does not answer in time.
+    #[error("the mount at {} does not answer within {} s: its daemon is stopped or hangs (`pgrep -a plyfs` shows it); `plyfs umount --lazy` takes the mount away", shown(.path), .patience.as_secs())]
+    Silent {
+        /// The mountpoint.
+        path: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// The daemon is of another version.
+    #[error("the daemon of {} is of a version that does not know how to sync: use `sync -f` on its upper (`plyfs branches` shows it)", shown(.0))]
+    CannotSync(PathBuf),
+    /// The sync failed.
+    #[error("{} cannot be synced: {errno}; it takes write permission on the mountpoint", shown(.path))]
+    SyncFailed {
+        /// The mountpoint.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
     /// The mount does not say what it is asked about itself.
-    #[error("the mount at {} does not answer: {errno}", .path.display())]
+    #[error("the mount at {} does not answer: {errno}", shown(.path))]
     TellsNothing {
         /// The mountpoint.
         path: PathBuf,
@@ -287,14 +306,19 @@ impl MountError {
             | Self::NoMountpoint(_)
             | Self::MountpointNotADirectory(_)
             | Self::DeadMount(_)
+            | Self::NotOurs { .. }
+            | Self::Unfound { .. }
             | Self::MountpointUnreadable { .. }
             | Self::MountpointInside { .. }
             | Self::Union(Error::NoWhiteouts(_) | Error::UnfitUpper(_))
             | Self::NotMounted(_) => Exit::Setup,
-            Self::InUse(_) | Self::Busy(_) => Exit::InUse,
-            Self::NoDevice(_) | Self::NoHelper(_) | Self::HelperRefused { .. } | Self::AllowOtherRefused => {
-                Exit::NoFuse
-            }
+            Self::InUse { .. } | Self::Busy(_) => Exit::InUse,
+            Self::NoSymFollow
+            | Self::LabelRefused(_)
+            | Self::NoDevice(_)
+            | Self::NoHelper(_)
+            | Self::HelperRefused { .. }
+            | Self::AllowOtherRefused => Exit::NoFuse,
             Self::Mount { .. }
             | Self::NotVisible(_)
             | Self::NoAnswer { .. }
@@ -304,20 +328,14 @@ impl MountError {
             | Self::DaemonKilled(_)
             | Self::CannotUnmount { .. }
             | Self::Unfinished(_)
+            | Self::Silent { .. }
+            | Self::CannotSync(_)
+            | Self::SyncFailed { .. }
             | Self::TellsNothing { .. } => Exit::Failure,
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_help_describes_every_code_once() {
-        let codes = [Exit::Success, Exit::Failure, Exit::CommandLine, Exit::Setup, Exit::InUse, Exit::NoFuse];
-        let described: Vec<&str> = EXIT_CODES.lines().skip(1).map(|line| &line[2..3]).collect();
-        let expected: Vec<String> = codes.iter().map(|code| (*code as u8).to_string()).collect();
-        assert_eq!(described, expected);
-    }
+fn by(pid: Option<i32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }

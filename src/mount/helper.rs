@@ -14,13 +14,16 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
+use super::device::Wanted;
 use super::error::MountError;
+use super::root::Spot;
 use crate::options::{Access, MountOptions, Sharing, names_of};
+use crate::shown::shown;
 
 const PROGRAM: &str = "fusermount3";
 
 /// Mounts on `target` and returns the session's descriptor.
-pub(super) fn mount(target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+pub(super) fn mount(target: &Path, options: &MountOptions, wanted: Wanted) -> Result<OwnedFd, MountError> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|errno| MountError::Process { what: "socketpair", error: errno.into() })?;
@@ -28,7 +31,7 @@ pub(super) fn mount(target: &Path, options: &MountOptions) -> Result<OwnedFd, Mo
     // The socket is its stdin, so no other descriptor has to survive the exec.
     let mut child = Command::new(PROGRAM)
         .arg("-o")
-        .arg(mount_options(options))
+        .arg(mount_options(options, wanted))
         .arg("--")
         .arg(target)
         .env("_FUSE_COMMFD", "0")
@@ -45,6 +48,9 @@ pub(super) fn mount(target: &Path, options: &MountOptions) -> Result<OwnedFd, Mo
     match (device, complaint) {
         (Ok(Some(device)), None) => Ok(device),
         (_, Some(complaint)) if complaint.contains("user_allow_other") => Err(MountError::AllowOtherRefused),
+        (_, Some(complaint)) if complaint.contains("unknown option 'nosymfollow'") => {
+            Err(MountError::NoSymFollow)
+        }
         (_, Some(complaint)) => Err(refused(complaint)),
         (Ok(None), None) => Err(refused("it sent no descriptor".to_owned())),
         (Err(error), None) => Err(refused(error.to_string())),
@@ -61,14 +67,18 @@ pub(super) enum Detach {
 }
 
 /// Unmounts; the error is fusermount3's own complaint.
-pub(super) fn unmount(target: &Path, detach: Detach) -> Result<(), String> {
+pub(super) fn unmount(spot: &Spot, detach: Detach) -> Result<(), String> {
     let how = match detach {
         Detach::IfUnused => "-u",
         Detach::Lazily => "-uz",
     };
-    let mut child = Command::new(PROGRAM)
-        .args([how, "--"])
-        .arg(target)
+    let mut command = Command::new(PROGRAM);
+    command.args([how, "--"]).arg(spot.name());
+    // It takes only a path: the shortest there is, from the directory that we have looked at.
+    if let Some(parent) = spot.parent() {
+        command.current_dir(parent);
+    }
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -91,7 +101,8 @@ fn finish(child: &mut Child) -> io::Result<Option<String>> {
     }
     let complaint = String::from_utf8_lossy(&complaint);
     let complaint = complaint.trim();
-    Ok(Some(complaint.strip_prefix("fusermount3: ").unwrap_or(complaint).to_owned()))
+    // It repeats the path as it is.
+    Ok(Some(shown(complaint.strip_prefix("fusermount3: ").unwrap_or(complaint)).to_string()))
 }
 
 /// The descriptor that comes through the socket; None if the other side closes it instead.
@@ -111,9 +122,9 @@ fn receive(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
 }
 
 /// What fusermount3 must know; anything but root's own choice is nosuid and nodev anyway.
-fn mount_options(options: &MountOptions) -> OsString {
+fn mount_options(options: &MountOptions, wanted: Wanted) -> OsString {
     let mut words = vec![
-        OsString::from(match options.access {
+        OsString::from(match wanted.access {
             Access::ReadOnly => "ro",
             Access::ReadWrite => "rw",
         }),
@@ -124,7 +135,7 @@ fn mount_options(options: &MountOptions) -> OsString {
     if options.sharing == Sharing::Everybody {
         words.push("allow_other".into());
     }
-    words.extend(names_of(options.flags).map(OsString::from));
+    words.extend(names_of(wanted.flags).map(OsString::from));
     words.join(OsStr::new(","))
 }
 

@@ -1,66 +1,84 @@
-//! What does a live mount say of itself?
+//! What does a live mount say of itself, and what does it do when asked?
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::error::MountError;
-use super::mountinfo;
+use super::question::{self, Silence};
+use super::root::Root;
+use crate::control::{self, Access};
 
-/// The attribute of a mount's root that lists its branches: `PATH=rw` or `PATH=ro`, one a line,
-/// topmost first.
-pub const BRANCHES_XATTR: &str = "user.plyfs.branches";
+/// How long a daemon may take to answer before it is given up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The attribute of a mount's root that tells which messages the kernel has sent since it was mounted: one
-/// `NAME COUNT` a line, most frequent first.
-pub const MESSAGES_XATTR: &str = "user.plyfs.messages";
-
-/// The branches of the plyfs at `given`, one a line, as [`BRANCHES_XATTR`] has them.
+/// The branches of the plyfs at `given`, one a line, as [`control::BRANCHES`] has them.
 ///
 /// # Errors
 /// No plyfs there, or it does not answer.
 pub fn branches(given: &Path) -> Result<Vec<u8>, MountError> {
-    ask(given, BRANCHES_XATTR)
+    ask(given, control::BRANCHES)
 }
 
-/// The messages that the plyfs at `given` has had, one kind a line, as [`MESSAGES_XATTR`] has them.
+/// The messages that the plyfs at `given` has had, one kind a line, as [`control::MESSAGES`] has them.
 ///
 /// # Errors
 /// No plyfs there, or it does not answer.
 pub fn messages(given: &Path) -> Result<Vec<u8>, MountError> {
-    ask(given, MESSAGES_XATTR)
+    ask(given, control::MESSAGES)
+}
+
+/// Returns when everything that was written through the plyfs at `given` is on disk. Waits for as long as the disk
+/// needs.
+///
+/// # Errors
+/// No plyfs there, not allowed, or the disk says so.
+pub fn sync(given: &Path) -> Result<(), MountError> {
+    let root = root(given)?;
+    let path = || root.entry.mountpoint.clone();
+    match rustix::fs::setxattr(root.magic_path(), control::SYNC, b"", XattrFlags::REPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Err(MountError::CannotSync(path())),
+        // Without an upper there is nothing to write.
+        Err(Errno::ROFS) if upper(&root).is_none() => Ok(()),
+        Err(errno) => Err(MountError::SyncFailed { path: path(), errno }),
+    }
 }
 
 fn ask(given: &Path, attribute: &str) -> Result<Vec<u8>, MountError> {
-    let not_mounted = || MountError::NotMounted(given.to_owned());
-    let mountpoint = given.canonicalize().map_err(|_| not_mounted())?;
-    let entry = mountinfo::topmost_at(&mountpoint)
-        .map_err(|error| MountError::Process { what: "/proc/self/mountinfo", error })?;
-    if !entry.is_some_and(|entry| entry.is_plyfs()) {
-        return Err(not_mounted());
-    }
-    let silent = |errno| MountError::TellsNothing { path: mountpoint.clone(), errno };
-    let mut list = read(&mountpoint, attribute).map_err(silent)?;
+    let root = root(given)?;
+    let path = root.entry.mountpoint;
+    let mut list = question::ask(root.fd, attribute, PATIENCE).map_err(|silence| match silence {
+        Silence::Late => MountError::Silent { path, patience: PATIENCE },
+        Silence::Error(errno) => MountError::TellsNothing { path, errno },
+        Silence::Nobody(error) => MountError::Process { what: "cannot ask the daemon", error },
+    })?;
     if !list.ends_with(b"\n") {
         list.push(b'\n');
     }
     Ok(list)
 }
 
-/// The writable branch of the plyfs at `mountpoint`, if it has one and says so.
-pub(super) fn upper(mountpoint: &Path) -> Option<PathBuf> {
-    let list = read(mountpoint, BRANCHES_XATTR).ok()?;
-    let first = list.split(|&byte| byte == b'\n').next()?;
-    Some(OsStr::from_bytes(first.strip_suffix(b"=rw")?).into())
+/// The root of the plyfs at `given`.
+pub(super) fn root(given: &Path) -> Result<Root, MountError> {
+    match Root::open(given) {
+        Ok(Some(root)) => Ok(root),
+        Ok(None) => Err(MountError::NotMounted(given.to_owned())),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::NOTDIR) => Err(MountError::NotMounted(given.to_owned())),
+            _ => Err(MountError::Unfound { path: given.to_owned(), error }),
+        },
+    }
 }
 
-fn read(mountpoint: &Path, attribute: &str) -> Result<Vec<u8>, Errno> {
-    let length = rustix::fs::getxattr_query(mountpoint, attribute)?;
-    // A counter may get a digit more before it is read.
-    let mut list = vec![0; length + 256];
-    let length = rustix::fs::getxattr(mountpoint, attribute, &mut list[..])?;
-    list.truncate(length);
-    Ok(list)
+/// The writable branch of a plyfs, if it has one and says so in time.
+pub(super) fn upper(root: &Root) -> Option<PathBuf> {
+    let fd = root.fd.try_clone().ok()?;
+    let list = question::ask(fd, control::BRANCHES, PATIENCE)
+        .inspect_err(|silence| log::debug!("{}: {silence:?}", root.entry.mountpoint.display()))
+        .ok()?;
+    let branches = control::parse_branches(&list);
+    branches.into_iter().find(|(_, access)| *access == Access::Writable).map(|(path, _)| path)
 }

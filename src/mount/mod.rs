@@ -7,31 +7,43 @@ mod background;
 mod branches;
 mod device;
 mod error;
+mod exposure;
 mod helper;
+mod inherited;
 mod inspect;
 mod lock;
 mod mountinfo;
 mod mountpoint;
 mod place;
+mod privileges;
+mod question;
+mod root;
 mod session;
 mod unmount;
 mod work;
 
-use std::path::Path;
+use std::fmt::Display;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use log::{info, warn};
+use log::{debug, info, warn};
 use rustix::process::{Resource, Rlimit};
 
-pub use error::{Dir, EXIT_CODES, Exit, MountError, Role};
-pub use inspect::{BRANCHES_XATTR, MESSAGES_XATTR, branches, messages};
+pub use error::{Dir, MountError, Role};
+pub use inspect::{branches, messages, sync};
+pub use question::answer_if_sent;
 pub use unmount::umount;
 
 use crate::branch::BranchRoots;
+use crate::exit::Exit;
 use crate::fuse::Adapter;
 use crate::options::{MountOptions, Warning};
+use crate::shown::shown;
 use crate::union::{Union, UnionOptions};
+use device::{Before, Wanted};
+use inherited::Inherited;
+use lock::WorkLock;
 use mountpoint::Mountpoint;
 use session::{End, Events};
 use unmount::Mounted;
@@ -44,6 +56,7 @@ use unmount::Mounted;
 /// # Errors
 /// Every way in which a mount can fail, see [`MountError`].
 pub fn mount(options: &MountOptions, warnings: &[Warning]) -> Result<ExitCode, MountError> {
+    let inherited = Inherited::note();
     let ready = if options.foreground {
         Ready::Silent
     } else if background::am_child() {
@@ -53,10 +66,15 @@ pub fn mount(options: &MountOptions, warnings: &[Warning]) -> Result<ExitCode, M
         return background::launch().map(ExitCode::from);
     };
     for warning in warnings {
-        eprintln!("plyfs: warning: {warning}");
+        warn_user(warning);
     }
-    serve(options, ready)?;
+    serve(options, ready, inherited)?;
     Ok(Exit::Success.into())
+}
+
+/// Something that the user should know and that does not stop the mount, whatever the log's level.
+fn warn_user(warning: impl Display) {
+    eprintln!("plyfs: warning: {warning}");
 }
 
 /// Who waits for a mount to answer.
@@ -68,14 +86,21 @@ enum Ready {
     Announced,
 }
 
-fn serve(options: &MountOptions, ready: Ready) -> Result<(), MountError> {
+fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(), MountError> {
     raise_open_files();
+    // Whoever finds a directory locked looks for this name.
+    if let Err(errno) = rustix::thread::set_name(c"plyfs") {
+        debug!("prctl: {errno}");
+    }
     // New entries get their caller's umask; what we make for ourselves has the mode that we say.
     rustix::process::umask(rustix::fs::Mode::empty());
 
     let mountpoint = Mountpoint::open(&options.mountpoint)?;
-    let branches = branches::open(options, &mountpoint)?;
-    let listing = listing(&branches);
+    let stack = branches::open(options, &mountpoint)?;
+    inherited.close();
+    let wanted =
+        Wanted { access: stack.access, flags: options.flags | stack.forbidden.difference(options.decided) };
+    let listing = listing(&stack.roots);
     let ids = options.ids.of_daemon(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let union_options = UnionOptions {
         volatile: options.volatile,
@@ -84,13 +109,17 @@ fn serve(options: &MountOptions, ready: Ready) -> Result<(), MountError> {
         noatime: options.flags.contains(rustix::mount::MountFlags::NOATIME),
     };
     crate::branch::keep_capabilities();
+    privileges::bound();
     let events = Events::listen()?;
-    let union = Arc::new(Union::open(branches, union_options)?);
+    let union = match Union::open(stack.roots, union_options) {
+        Ok(union) => Arc::new(union),
+        Err(error) => {
+            stack.lock.into_iter().for_each(WorkLock::withdraw);
+            return Err(error.into());
+        }
+    };
 
-    let mounted = device::mount(&mountpoint.path, options).and_then(|device| {
-        let mounted = Mounted::find(&mountpoint.path, &device)?;
-        Ok((device, mounted))
-    });
+    let mounted = mount_on(&mountpoint, options, wanted);
     let (device, mounted) = match mounted {
         Ok(mounted) => mounted,
         Err(error) => {
@@ -98,14 +127,21 @@ fn serve(options: &MountOptions, ready: Ready) -> Result<(), MountError> {
             return Err(error);
         }
     };
-    events.start(Adapter::new(Arc::clone(&union), ids), device, options.threads)?;
-    info!("mounted on {}", mountpoint.path.display());
+    // From here on every way out drops `mounted`, which detaches the mount.
+    if let Err(error) = events.start(Adapter::new(Arc::clone(&union), ids), device, options.threads) {
+        close(&union);
+        return Err(error);
+    }
+    info!("mounted on {}", shown(&mountpoint.path));
+    // It would keep the filesystem around it in use after a lazy unmount.
+    drop(mountpoint);
     for branch in listing {
         info!("{branch}");
     }
     match ready {
         Ready::Announced => {
-            answers(&mountpoint.path)?;
+            // In the foreground nobody waits for an answer, and it could make the mount busy for who unmounts at once.
+            mounted.answers()?;
             background::announce()?;
         }
         Ready::Silent => {}
@@ -116,7 +152,21 @@ fn serve(options: &MountOptions, ready: Ready) -> Result<(), MountError> {
         // after a crash.
         End::CutShort => {}
     }
+    drop(stack.lock);
     Ok(())
+}
+
+/// Mounts, and makes sure that the mount is where it should be.
+fn mount_on(
+    mountpoint: &Mountpoint,
+    options: &MountOptions,
+    wanted: Wanted,
+) -> Result<(OwnedFd, Mounted), MountError> {
+    let before =
+        Before::note().map_err(|error| MountError::Process { what: "/proc/self/mountinfo", error })?;
+    let device = device::mount(mountpoint, options, wanted)?;
+    let mounted = Mounted::find(mountpoint, &device, &before.after(&device), wanted.flags)?;
+    Ok((device, mounted))
 }
 
 /// The mount is over, and the branches are as they should be: what cannot be tidied up now the next mount
@@ -127,18 +177,10 @@ fn close(union: &Union) {
     }
 }
 
-/// One question to ourselves: its answer has been through the kernel and the union. In the
-/// foreground nobody waits for it, and it could make the mount busy for who unmounts at once.
-fn answers(mountpoint: &Path) -> Result<(), MountError> {
-    std::fs::metadata(mountpoint)
-        .map(|_| ())
-        .map_err(|error| MountError::NoAnswer { path: mountpoint.to_owned(), error })
-}
-
 /// The branches as AUFS shows them.
 fn listing(branches: &BranchRoots) -> Vec<String> {
-    let upper = branches.upper.iter().map(|upper| format!("{}=rw", upper.upper.path.display()));
-    let lowers = branches.lowers.iter().map(|lower| format!("{}=ro", lower.path.display()));
+    let upper = branches.upper.iter().map(|upper| format!("{}=rw", shown(&upper.upper.path)));
+    let lowers = branches.lowers.iter().map(|lower| format!("{}=ro", shown(&lower.path)));
     upper.chain(lowers).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The type of our mounts in the mount table.
 pub(super) const FS_TYPE: &str = "fuse.plyfs";
@@ -13,10 +13,14 @@ pub(super) const FS_TYPE: &str = "fuse.plyfs";
 pub(super) struct Entry {
     /// The mount.
     pub(super) mount_id: u64,
+    /// The mount that it is mounted in.
+    pub(super) parent_id: u64,
     /// The filesystem: `major:minor`, as stat shows it.
     pub(super) device: String,
     /// Where it is mounted.
     pub(super) mountpoint: PathBuf,
+    /// Its flags, comma-separated.
+    pub(super) flags: String,
     /// Its type.
     pub(super) fs_type: String,
 }
@@ -28,12 +32,15 @@ impl Entry {
     }
 }
 
-/// The mount that a path walk to the absolute `mountpoint` ends in, if one is mounted there.
-pub(super) fn topmost_at(mountpoint: &Path) -> io::Result<Option<Entry>> {
+/// All mounts, each after those that it covers.
+pub(super) fn all() -> io::Result<Vec<Entry>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
-    // A mount is listed after the one that it covers, so the last one counts.
-    let mut entries = table.split(|&byte| byte == b'\n').filter_map(parse);
-    Ok(entries.rfind(|entry| entry.mountpoint == mountpoint))
+    Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
+}
+
+/// The mount with this id. Ids are used again: whoever asks holds a descriptor on the mount, or knows it by more.
+pub(super) fn by_id(mount_id: u64) -> io::Result<Option<Entry>> {
+    Ok(all()?.into_iter().find(|entry| entry.mount_id == mount_id))
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
@@ -41,11 +48,13 @@ fn parse(line: &[u8]) -> Option<Entry> {
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
     let mut fields = line.split(|&byte| byte == b' ');
     let mount_id = text(fields.next()?).parse().ok()?;
-    let device = text(fields.nth(1)?);
+    let parent_id = text(fields.next()?).parse().ok()?;
+    let device = text(fields.next()?);
     let mountpoint = unescape(fields.nth(1)?).into();
+    let flags = text(fields.next()?);
     fields.find(|field| field == b"-")?;
     let fs_type = text(fields.next()?);
-    Some(Entry { mount_id, device, mountpoint, fs_type })
+    Some(Entry { mount_id, parent_id, device, mountpoint, flags, fs_type })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -68,6 +77,7 @@ fn octal(digits: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn lines_with_and_without_optional_fields() {
@@ -78,7 +88,8 @@ mod tests {
         ] {
             let entry = parse(line.as_bytes()).expect(line);
             assert_eq!(entry.mountpoint, Path::new(path), "{line}");
-            assert_eq!((entry.mount_id, entry.device.as_str()), (36, "98:0"), "{line}");
+            assert_eq!((entry.mount_id, entry.parent_id, entry.device.as_str()), (36, 35, "98:0"), "{line}");
+            assert!(entry.flags.starts_with("rw"), "{line}");
             assert_eq!(entry.fs_type, fs_type, "{line}");
         }
         assert_eq!(parse(b""), None);

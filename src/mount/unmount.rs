@@ -2,20 +2,24 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use log::{debug, warn};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
+use super::device::Newborn;
 use super::error::MountError;
 use super::helper::{self, Detach};
 use super::inspect;
-use super::lock::{self, Hold};
+use super::lock::{self, Outcome};
 use super::mountinfo::{self, Entry};
+use super::mountpoint::Mountpoint;
+use super::place::Place;
+use super::root::{Root, path_of, unique_id_at};
 
 /// How long `plyfs umount` waits for the daemon to finish.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,7 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// dead mount stays behind.
 #[derive(Debug)]
 pub(super) struct Mounted {
-    mountpoint: PathBuf,
+    /// Its line of the mount table when it was made. It may have been moved since, then only its id is true.
+    entry: Entry,
     known_by: Sign,
 }
 
@@ -35,74 +40,110 @@ enum Sign {
     /// An id that is never used again (Linux 6.8).
     Unique(u64),
     /// Before: the mount table's entry, for as long as the kernel keeps the session's other end.
-    Connected {
-        entry: Entry,
-        /// A duplicate of the session's descriptor.
-        device: OwnedFd,
-    },
+    /// A duplicate of the session's descriptor.
+    Connected(OwnedFd),
 }
 
 impl Mounted {
-    /// Recognises the mount that was just made at `mountpoint`, to know it again later.
-    pub(super) fn find(mountpoint: &Path, device: &OwnedFd) -> Result<Self, MountError> {
-        let known_by = Sign::of(mountpoint, device);
-        let error = match known_by {
-            Ok(Some(known_by)) => {
-                return Ok(Self { mountpoint: mountpoint.to_owned(), known_by });
-            }
-            Ok(None) => return Err(MountError::NotVisible(mountpoint.to_owned())),
+    /// Finds the mount that was just made on `mountpoint`, checks that it is there and as it was asked for, and takes
+    /// it away if not.
+    pub(super) fn find(
+        mountpoint: &Mountpoint,
+        device: &OwnedFd,
+        newborn: &Newborn,
+        flags: MountFlags,
+    ) -> Result<Self, MountError> {
+        let found = on(mountpoint)
+            .map_err(|error| MountError::Process { what: "cannot look for the new mount", error });
+        let error = match found {
+            Ok(Some(root)) if newborn.may_be(&root.entry) => match Self::checked(root, device, flags) {
+                Ok(mounted) => return Ok(mounted),
+                Err(error) => error,
+            },
+            Ok(_) => MountError::NotVisible(mountpoint.path.clone()),
             Err(error) => error,
         };
-        // It was made a moment ago, and nobody knows it yet: take it back.
-        if let Err(error) = take_away(mountpoint, Detach::Lazily) {
-            warn!("{error}");
+        // It was made a moment ago, and nobody knows it yet: take it back, wherever it is.
+        match mountinfo::all() {
+            Ok(entries) => entries.iter().filter(|entry| newborn.is(entry)).for_each(take_back),
+            Err(error) => warn!("/proc/self/mountinfo: {error}: a dead mount may be left"),
         }
-        Err(MountError::Process { what: "cannot look for the new mount in /proc", error })
+        Err(error)
+    }
+
+    fn checked(root: Root, device: &OwnedFd, flags: MountFlags) -> Result<Self, MountError> {
+        // A kernel that does not know the flag says nothing.
+        if flags.contains(MountFlags::NOSYMFOLLOW)
+            && !root.entry.flags.split(',').any(|flag| flag == "nosymfollow")
+        {
+            return Err(MountError::NoSymFollow);
+        }
+        let known_by = match root.unique_id() {
+            Some(id) => Sign::Unique(id),
+            None => Sign::Connected(
+                device.try_clone().map_err(|error| MountError::Process { what: "dup", error })?,
+            ),
+        };
+        Ok(Self { entry: root.entry, known_by })
     }
 
     /// Unmounts; does nothing if somebody else already did.
     pub(super) fn unmount(&self, detach: Detach) -> Result<(), MountError> {
-        if self.is_there() { take_away(&self.mountpoint, detach) } else { Ok(()) }
-    }
-
-    /// Whether what a walk to the mountpoint finds is still our mount. Somebody may have
-    /// unmounted it and mounted another one, and that is not ours to take away.
-    fn is_there(&self) -> bool {
-        match &self.known_by {
-            Sign::Unique(id) => unique_mount_id(&self.mountpoint) == Some(*id),
-            Sign::Connected { device, .. } if is_disconnected(device) => false,
-            Sign::Connected { entry, .. } => match mountinfo::topmost_at(&self.mountpoint) {
-                Ok(topmost) => topmost.as_ref() == Some(entry),
-                Err(error) => {
-                    warn!("/proc/self/mountinfo: {error}");
-                    false
-                }
-            },
+        match self.root() {
+            Some(root) => take_away(root, detach),
+            None => Ok(()),
         }
     }
-}
 
-impl Sign {
-    /// Of the plyfs at `mountpoint`; None if there is something else.
-    fn of(mountpoint: &Path, device: &OwnedFd) -> io::Result<Option<Self>> {
-        let Some(entry) = mountinfo::topmost_at(mountpoint)?.filter(Entry::is_plyfs) else {
-            return Ok(None);
+    /// Asks ourselves one question: its answer has been through the kernel and the union.
+    pub(super) fn answers(&self) -> Result<(), MountError> {
+        let path = || self.entry.mountpoint.clone();
+        let root = self.root().ok_or_else(|| MountError::NotVisible(path()))?;
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        rustix::fs::statx(&root.fd, c"", flags, StatxFlags::BASIC_STATS)
+            .map(|_| ())
+            .map_err(|errno| MountError::NoAnswer { path: path(), error: errno.into() })
+    }
+
+    /// The root of our mount, if a walk to where it is still leads to it. Somebody may have unmounted it and mounted
+    /// another one, and that is not ours to take away.
+    fn root(&self) -> Option<Root> {
+        let is_other = |entry: &Entry| match &self.known_by {
+            Sign::Unique(id) => unique_id_at(&entry.mountpoint) != Some(*id),
+            Sign::Connected(device) => *entry != self.entry || is_disconnected(device),
         };
-        Ok(Some(match unique_mount_id(mountpoint) {
-            Some(id) => Self::Unique(id),
-            None => Self::Connected { entry, device: device.try_clone()? },
-        }))
+        let found = mountinfo::by_id(self.entry.mount_id).and_then(|entry| match entry {
+            // Not even opened: that could keep a successor's mount in use.
+            Some(entry) if is_other(&entry) => Ok(None),
+            Some(entry) => Root::open(&entry.mountpoint),
+            None => Ok(None),
+        });
+        let root = found.inspect_err(|error| debug!("looking for our mount: {error}")).ok()??;
+        let is_ours = match &self.known_by {
+            Sign::Unique(id) => root.unique_id() == Some(*id),
+            Sign::Connected(device) => root.entry == self.entry && !is_disconnected(device),
+        };
+        is_ours.then_some(root)
     }
 }
 
-/// The id of the mount at `mountpoint`, asked of the kernel alone: a daemon need not answer.
-fn unique_mount_id(mountpoint: &Path) -> Option<u64> {
-    // STATX_MNT_ID_UNIQUE, which rustix does not name yet.
-    let wanted = StatxFlags::from_bits_retain(0x4000);
-    let stat = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, wanted)
-        .inspect_err(|errno| debug!("{}: statx: {errno}", mountpoint.display()))
-        .ok()?;
-    (stat.stx_mask & wanted.bits() != 0).then_some(stat.stx_mnt_id)
+/// The plyfs that is mounted on the open directory, wherever that is by now.
+fn on(mountpoint: &Mountpoint) -> io::Result<Option<Root>> {
+    let path = path_of(&mountpoint.dir)?;
+    let around = Place::of(&mountpoint.dir)?.mount_id;
+    let root = Root::open(&path)?;
+    Ok(root.filter(|root| root.entry.parent_id == around && root.entry.mountpoint == path))
+}
+
+fn take_back(entry: &Entry) {
+    let taken = match Root::open(&entry.mountpoint) {
+        Ok(Some(root)) if root.entry == *entry => take_away(root, Detach::Lazily),
+        Ok(_) => return warn!("a dead mount is left at {}", crate::shown::shown(&entry.mountpoint)),
+        Err(error) => Err(MountError::Unfound { path: entry.mountpoint.clone(), error }),
+    };
+    if let Err(error) = taken {
+        warn!("{error}");
+    }
 }
 
 impl Drop for Mounted {
@@ -125,47 +166,53 @@ fn is_disconnected(device: &OwnedFd) -> bool {
     }
 }
 
-/// `plyfs umount`: returns when the mount is gone and its daemon has let go of the upper.
+/// `plyfs umount`: returns when the mount is gone and its daemon has let go of the upper. Lazily it returns at once:
+/// the daemon is asked nothing, and goes on for as long as the mount has users.
 ///
 /// # Errors
 /// No plyfs there, in use, or not allowed.
 pub fn umount(given: &Path, lazy: bool) -> Result<(), MountError> {
-    let not_mounted = || MountError::NotMounted(given.to_owned());
-    let mountpoint = given.canonicalize().map_err(|_| not_mounted())?;
-    let entry = mountinfo::topmost_at(&mountpoint)
-        .map_err(|error| MountError::Process { what: "/proc/self/mountinfo", error })?;
-    if !entry.is_some_and(|entry| entry.is_plyfs()) {
-        return Err(not_mounted());
+    let root = inspect::root(given)?;
+    if lazy {
+        return take_away(root, Detach::Lazily);
     }
     // Asked now, because nobody answers later. A dead or foreign mount need not answer.
-    let upper = inspect::upper(&mountpoint);
-    let detach = if lazy { Detach::Lazily } else { Detach::IfUnused };
-    take_away(&mountpoint, detach)?;
-    match upper {
-        // After a lazy detach the daemon goes on for as long as the mount has users.
-        Some(upper) if detach == Detach::IfUnused => wait_for_daemon(&upper),
-        _ => Ok(()),
-    }
+    let upper = inspect::upper(&root);
+    take_away(root, Detach::IfUnused)?;
+    upper.map_or(Ok(()), |upper| wait_for_daemon(&upper))
 }
 
-fn take_away(mountpoint: &Path, detach: Detach) -> Result<(), MountError> {
-    let flags = match detach {
-        Detach::IfUnused => UnmountFlags::NOFOLLOW,
-        Detach::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+/// Takes away the mount that `root` is the root of, and no other.
+fn take_away(root: Root, detach: Detach) -> Result<(), MountError> {
+    let path = root.entry.mountpoint.clone();
+    let cannot = |reason: String| MountError::CannotUnmount { path: path.clone(), reason };
+    let spot = root.spot().map_err(|error| cannot(error.to_string()))?;
+    let known_by = root.unique_id();
+    let unmounted = match detach {
+        Detach::Lazily => rustix::mount::unmount(root.magic_path(), UnmountFlags::DETACH),
+        Detach::IfUnused => {
+            // Our own descriptor is a use. From here on the name is what leads to the mount: see `Spot`.
+            drop(root);
+            rustix::mount::unmount(spot.path(), UnmountFlags::NOFOLLOW)
+        }
     };
-    let path = mountpoint.to_owned();
-    match rustix::mount::unmount(mountpoint, flags) {
+    match unmounted {
         Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(MountError::Busy(path)),
-        Err(Errno::PERM) => helper::unmount(mountpoint, detach).map_err(|reason| {
-            // The helper has no exit code for it.
-            if reason.contains("busy") {
-                MountError::Busy(path)
-            } else {
-                MountError::CannotUnmount { path, reason }
+        Err(Errno::PERM) => {
+            helper::unmount(&spot, detach).map_err(|reason| {
+                // The helper has no exit code for it.
+                if reason.contains("busy") { MountError::Busy(path.clone()) } else { cannot(reason) }
+            })?;
+            // It looks the path up for itself.
+            let left = Root::open(&path).ok().flatten().and_then(|root| root.unique_id());
+            if known_by.is_some() && left == known_by {
+                let reason = "fusermount3 took another mount away: something was mounted there meanwhile";
+                return Err(cannot(reason.to_owned()));
             }
-        }),
-        Err(errno) => Err(MountError::CannotUnmount { path, reason: errno.to_string() }),
+            Ok(())
+        }
+        Err(errno) => Err(cannot(errno.to_string())),
     }
 }
 
@@ -173,8 +220,8 @@ fn take_away(mountpoint: &Path, detach: Detach) -> Result<(), MountError> {
 fn wait_for_daemon(upper: &Path) -> Result<(), MountError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::open(upper, flags, Mode::empty()) {
-        Ok(dir) => match lock::wait(dir, Hold::Shared, PATIENCE) {
-            Err(Errno::WOULDBLOCK) => Err(MountError::Unfinished(upper.to_owned())),
+        Ok(dir) => match lock::wait_upper(dir, PATIENCE) {
+            Outcome::InUse(_) => Err(MountError::Unfinished(upper.to_owned())),
             _ => Ok(()),
         },
         Err(errno) => {

@@ -11,10 +11,20 @@ use rustix::io::Errno;
 
 use super::error::MountError;
 use super::place::{self, Place};
+use crate::shown::shown;
+
+/// Why there is no default workdir.
+#[derive(Debug)]
+pub(super) enum Unmade {
+    /// The disk has no room for a directory.
+    Full(Errno),
+    /// There can be none here.
+    Unfit(MountError),
+}
 
 /// Makes or finds the default workdir of `upper`, which stands at the absolute `path`.
-pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, OwnedFd), MountError> {
-    let needed = |reason: String| MountError::NeedsWork { upper: path.to_owned(), reason };
+pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, OwnedFd), Unmade> {
+    let needed = |reason: String| Unmade::Unfit(MountError::NeedsWork { upper: path.to_owned(), reason });
     let (Some(upper_name), Some(parent_path)) = (path.file_name(), path.parent()) else {
         return Err(needed("it is the root directory".to_owned()));
     };
@@ -29,6 +39,7 @@ pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, Own
     let name = default_name(upper_name);
     match rustix::fs::mkdirat(&parent, name.as_os_str(), Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => return Err(Unmade::Full(errno)),
         Err(errno) => return Err(failed(errno)),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -39,10 +50,10 @@ pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, Own
     if stat.st_uid != rustix::process::geteuid().as_raw()
         || Mode::from_raw_mode(stat.st_mode).intersects(others)
     {
-        return Err(needed(format!("others can write to {}", name.display())));
+        return Err(needed(format!("others can write to {}", shown(&name))));
     }
     if Place::of(&work).map_err(failed)?.mount_id != upper_place.mount_id {
-        return Err(needed(format!("something is mounted on {}", name.display())));
+        return Err(needed(format!("something is mounted on {}", shown(&name))));
     }
     Ok((parent_path.join(name), work))
 }

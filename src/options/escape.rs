@@ -40,6 +40,17 @@ pub(super) fn unescape(escaped: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// What a whole option's value spells that is no list of paths: only `\,` and `\\` stand for something else.
+pub(super) fn unescape_option(escaped: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(escaped.len());
+    let mut bytes = escaped.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        let escaped = bytes.next_if(|next| byte == b'\\' && matches!(next, b',' | b'\\'));
+        plain.push(escaped.unwrap_or(byte));
+    }
+    plain
+}
+
 /// Where `wanted` stands at or after `from` without a backslash before it.
 fn find_unescaped(bytes: &[u8], wanted: u8, from: usize) -> Option<usize> {
     let mut at = from;

@@ -12,6 +12,8 @@ pub(super) struct Stack {
     lowers: Vec<PathBuf>,
     upper: Option<PathBuf>,
     given_by: Option<Style>,
+    /// `lowerdir` or `lowerdir+`, whichever was first.
+    lowers_by: Option<&'static str>,
 }
 
 /// Who writes branches that way, with the option for an error message.
@@ -41,7 +43,7 @@ impl Style {
 impl Stack {
     /// `lowerdir=`: replaces an earlier one.
     pub(super) fn set_lowers(&mut self, list: &[u8]) -> Result<(), OptionError> {
-        self.give("lowerdir")?;
+        self.give_lowers("lowerdir")?;
         let pieces = escape::split_paths(list);
         if pieces.iter().any(|piece| piece.is_empty()) {
             return Err(OptionError::EmptyPath("lowerdir"));
@@ -52,7 +54,7 @@ impl Stack {
 
     /// `lowerdir+=` and `--lower`: one more, below the others.
     pub(super) fn add_lower(&mut self, option: &'static str, dir: PathBuf) -> Result<(), OptionError> {
-        self.give(option)?;
+        self.give_lowers(option)?;
         self.lowers.push(dir);
         Ok(())
     }
@@ -88,6 +90,14 @@ impl Stack {
     /// The upper, and the lowers from the topmost down.
     pub(super) fn into_branches(self) -> (Option<PathBuf>, Vec<PathBuf>) {
         (self.upper, self.lowers)
+    }
+
+    /// A list replaces an earlier one and `lowerdir+` adds: who writes both may mean either, so the kernel refuses it.
+    fn give_lowers(&mut self, option: &'static str) -> Result<(), OptionError> {
+        match self.lowers_by.replace(option) {
+            Some(earlier) if earlier != option => Err(OptionError::TwoStacks(earlier, option)),
+            _ => self.give(option),
+        }
     }
 
     /// Two styles in one line would leave it open which branch is above which.

@@ -38,7 +38,7 @@ fn branches() {
         ("plyfs mount --lower a --lower b --upper u --work w m", Some("u"), &["a", "b"], Some("w")),
         ("plyfs mount m --upper u", Some("u"), &[], None),
         ("plyfs -o lowerdir+=a,lowerdir+=b:c m", None, &["a", "b:c"], None),
-        ("plyfs -o lowerdir=a:b,lowerdir+=c m", None, &["a", "b", "c"], None),
+        (r"plyfs -o lowerdir+=a\:b\,c,lowerdir+=d\\,upperdir=u m", Some("u"), &[r"a\:b,c", r"d\"], None),
         ("plyfs -o lowerdir=a:b -o lowerdir=c m", None, &["c"], None),
         (r"plyfs -o lowerdir=a\:b:c\,d:e\\f,upperdir=x\:y m", Some("x:y"), &["a:b", "c,d", r"e\f"], None),
         ("plyfs -o lowerdir=../a/../b/:./c m", None, &["../a/../b/", "./c"], None),
@@ -97,6 +97,25 @@ fn switches() {
 }
 
 #[test]
+fn who_decides_on_a_flag() {
+    let decided = |list: &str| options(&format!("plyfs none m -o lowerdir=a,{list}")).decided;
+    let (suid, dev) = (MountFlags::NOSUID, MountFlags::NODEV);
+    assert_eq!(decided("suid,exec"), suid | MountFlags::NOEXEC);
+    assert_eq!(decided("nodev,atime"), dev | MountFlags::NOATIME);
+    // mount(8)'s helper ends its lines so.
+    assert_eq!(decided("rw,dev,suid"), MountFlags::empty());
+    assert_eq!(decided("nosuid,dev"), suid);
+    assert_eq!(decided("suid,dev,suid"), suid);
+    assert_eq!(decided("suid,dev"), suid | dev);
+}
+
+#[test]
+fn labels_go_to_the_kernel_as_they_are() {
+    let options = options("plyfs m -o lowerdir=a,context=\"u:r:t:s0:c1,c2\",defcontext=x");
+    assert_eq!(options.labels, ["context=\"u:r:t:s0:c1,c2\"", "defcontext=x"]);
+}
+
+#[test]
 fn ids() {
     let maps = |list: &str| options(&format!("plyfs m -o lowerdir=a,{list}")).ids.of_daemon(1000, 1001);
     let mapped = maps("uidmapping=:1000:0:1:5000:1:10,gidmapping=0:7:1");
@@ -112,8 +131,8 @@ fn ids() {
 fn lines_that_work_elsewhere() {
     for list in [
         "context=\"system_u:object_r:container_file_t:s0:c1,c2\"",
-        "xattr_permissions=2,noacl,fsync=0,timeout=5",
-        "redirect_dir=on,index=off,xino=auto,metacopy=off,userxattr,nfs_export=off,verity=off,uuid=null",
+        "xattr_permissions=0,fsync=0,timeout=5",
+        "redirect_dir=off,index=off,xino=auto,metacopy=off,userxattr,nfs_export=off,verity=off,uuid=null",
         "cow,max_files=32768,hide_meta_files",
         "xino=/x,noplink,udba=none,sum",
         "rw,dev,suid,user=root,noauto,_netdev,x-systemd.automount,X-mount.mkdir,defaults",
@@ -152,6 +171,11 @@ fn errors_name_the_option() {
         ("br:a,lowerdir=b", "both by br: and by lowerdir"),
         ("upperdir=b,dirs=a", "both by upperdir and by dirs"),
         ("lowerdir=a,allow_root", "use allow_other"),
+        ("lowerdir=a,lowerdir+=b", "both by lowerdir and by lowerdir+"),
+        ("lowerdir+=a,lowerdir=b", "both by lowerdir+ and by lowerdir"),
+        ("lowerdir=a,datadir+=b", "datadir+=b is not possible: there are no data-only lowers"),
+        ("lowerdir=a,remount,ro", "remount is not possible: a live mount"),
+        ("lowerdir=a,umask=077", "umask=077 is not possible"),
         ("lowerdir=a,ro=1", "ro takes no value"),
         ("lowerdir=a,threads=0", "threads=0 is not a number from 1 to 64"),
         ("lowerdir=a,threads=65", "threads=65 is not a number from 1 to 64"),

@@ -53,7 +53,6 @@ pub use rename::RenameMode;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -61,6 +60,7 @@ use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
 use crate::branch::{Atime, BranchRoot, BranchRoots, Copier, Dir, LastingId, Ownership, UpperDir, WorkDir};
+use crate::control;
 use crate::error::{Error, Result};
 use crate::rules::BranchId;
 use crate::rules::name::Name;
@@ -129,8 +129,8 @@ impl Union {
     /// What the disk says of a branch's root or of the workdir.
     pub fn open(branches: BranchRoots, options: UnionOptions) -> Result<Self> {
         let mut labels = Vec::new();
-        let mut label = |root: &BranchRoot, access: &[u8]| {
-            let line = [root.path.as_os_str().as_bytes(), access].concat();
+        let mut label = |root: &BranchRoot, access| {
+            let line = control::branch_line(&root.path, access);
             // An attribute's value has an end; so many branches are told as fit.
             if labels.len() + line.len() <= XATTR_SIZE_MAX {
                 labels.extend(line);
@@ -140,7 +140,8 @@ impl Union {
         let mut work_root = None;
         let mut writes = false;
         if let Some(roots) = branches.upper {
-            label(&roots.upper, if roots.writes { b"=rw\n" } else { b"=ro\n" });
+            let access = if roots.writes { control::Access::Writable } else { control::Access::ReadOnly };
+            label(&roots.upper, access);
             let atime = if options.noatime || !roots.writes { Atime::Kept } else { Atime::AsDisk };
             upper_root = Some(UpperDir::root(roots.upper.fd, atime));
             work_root = roots.work.map(|work| UpperDir::workdir(work.fd));
@@ -148,7 +149,7 @@ impl Union {
         }
         let mut lowers = Vec::with_capacity(branches.lowers.len());
         for (root, id) in branches.lowers.into_iter().zip(1..) {
-            label(&root, b"=ro\n");
+            label(&root, control::Access::ReadOnly);
             lowers.push(Dir::root(root.fd, BranchId(id), Atime::Kept));
         }
         let (stack, parts) = Stack::new(upper_root.clone(), lowers.clone(), options.overlay_upper)?;

@@ -11,12 +11,11 @@ use super::Union;
 use super::copy_up::Data;
 use super::io::leave;
 use super::node::NodeId;
+use crate::control::BRANCHES;
 use crate::error::{Error, Result};
 use crate::layer::is_private_xattr;
 use crate::rules::kill_priv::KillPriv;
 
-/// Tells which branches a mount has: on its root, not listed.
-const BRANCHES: &str = "user.plyfs.branches";
 const ACCESS_ACL: &str = "system.posix_acl_access";
 
 impl Union {

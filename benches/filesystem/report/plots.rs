@@ -1,7 +1,7 @@
 //! Which lines does a plot of curves have? One for each candidate and kind of cost.
 
 use plyfs::bench::plot::{Axis, Line, Plot, Stroke, svg};
-use plyfs::bench::units::{digits, size, time};
+use plyfs::units::{digits, size, time};
 
 use crate::Result;
 use crate::candidate::Candidate;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use plyfs::bench::units::KIB;
+use plyfs::units::KIB;
 
 use super::{Row, Unit, Workload, row};
 use crate::Result;

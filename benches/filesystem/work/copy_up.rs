@@ -7,7 +7,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-use plyfs::bench::units::size;
+use plyfs::units::size;
 
 use super::{Row, Target, Workload, row};
 use crate::Result;

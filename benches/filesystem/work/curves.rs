@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use plyfs::bench::units::{KIB, size};
+use plyfs::units::{KIB, size};
 
 use super::look::deep_stack;
 use super::{Row, Workload, find, row};

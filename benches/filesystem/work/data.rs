@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use plyfs::bench::units::{KIB, MIB, size};
+use plyfs::units::{KIB, MIB, size};
 
 use super::{Workload, row};
 use crate::Result;

@@ -11,11 +11,13 @@ use rustix::mount::MountFlags;
 
 use crate::cli::MountArgs;
 use crate::rules::ids::{IdMap, IdMapError, IdMaps};
+use crate::shown::shown;
 
 mod accepted;
 mod escape;
 mod stack;
 
+use accepted::{Class, Setting};
 use stack::Stack;
 
 /// The name of the source when the user gives none.
@@ -44,6 +46,10 @@ pub struct MountOptions {
     pub sharing: Sharing,
     /// nosuid, noatime and the like; never `RDONLY`, which [`access`](Self::access) says.
     pub flags: MountFlags,
+    /// The flags that the user decided on, set or not: a branch's own do not change these.
+    pub decided: MountFlags,
+    /// SELinux' options as they were given, for the kernel.
+    pub labels: Vec<OsString>,
     /// Skip every sync.
     pub volatile: bool,
     /// Overlayfs wrote the upper: its 0:0 devices are whiteouts.
@@ -98,7 +104,7 @@ impl IdMapping {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// Neither ours nor a peer's.
-    #[error("unknown option {} ignored", .0.display())]
+    #[error("unknown option {} ignored", shown(.0))]
     Unknown(OsString),
     /// A workdir serves only an upper.
     #[error("workdir ignored: there is no upperdir")]
@@ -128,10 +134,10 @@ pub enum OptionError {
     )]
     EmptyPath(&'static str),
     /// `=rw` below the top.
-    #[error("{}=rw is not the first branch: only the topmost can be writable, because a change there would be hidden by the branches above; put it first or make it =ro", .0.display())]
+    #[error("{}=rw is not the first branch: only the topmost can be writable, because a change there would be hidden by the branches above; put it first or make it =ro", shown(.0))]
     WritableBelowTop(PathBuf),
     /// A permission other than rw and ro.
-    #[error("unknown permission `{permission}` of branch {}: it is =rw or =ro (for a name that contains `=`, add one of them)", .path.display())]
+    #[error("unknown permission `{}` of branch {}: it is =rw or =ro (for a name that contains `=`, add one of them)", shown(.permission), shown(.path))]
     Permission {
         /// What was written behind the `=`.
         permission: String,
@@ -141,11 +147,19 @@ pub enum OptionError {
     /// The branches are given in two ways.
     #[error("branches are given both by {0} and by {1}: use one of them")]
     TwoStacks(&'static str, &'static str),
+    /// An option whose promise nobody would keep.
+    #[error("{} is not possible: {reason}", shown(.option))]
+    Refused {
+        /// The option, with its value.
+        option: OsString,
+        /// Why, and what to do.
+        reason: &'static str,
+    },
     /// The kernel knows only everybody or nobody else.
     #[error("allow_root is not available: use allow_other (permissions are checked as on any disk)")]
     AllowRoot,
     /// A number out of range, or no number.
-    #[error("{option}={value} is not a number from {min} to {max}")]
+    #[error("{option}={} is not a number from {min} to {max}", shown(.value))]
     Number {
         /// The option.
         option: &'static str,
@@ -172,10 +186,12 @@ pub enum OptionError {
 /// Every way in which it can be wrong, see [`OptionError`].
 pub fn parse(args: &MountArgs) -> Result<(MountOptions, Vec<Warning>), OptionError> {
     let mut reader = Reader::new();
-    for list in &args.line.options {
-        for option in escape::split_options(list.as_bytes()) {
-            reader.option(option)?;
-        }
+    let lists = args.line.options.iter();
+    let given: Vec<&[u8]> = lists.flat_map(|list| escape::split_options(list.as_bytes())).collect();
+    let users_own = given.len() - added_by_mount8(&given);
+    for (index, option) in given.into_iter().enumerate() {
+        reader.by_user = index < users_own;
+        reader.option(option)?;
     }
     for dir in &args.lowers {
         reader.stack.add_lower("--lower", dir.clone())?;
@@ -189,6 +205,18 @@ pub fn parse(args: &MountArgs) -> Result<(MountOptions, Vec<Warning>), OptionErr
     reader.finish(args)
 }
 
+/// How many words at the end are from mount(8)'s helper for FUSE: it ends every line of root's with `dev` and
+/// `suid`, but for those that the line speaks against. They say nothing of what the user wants.
+fn added_by_mount8(given: &[&[u8]]) -> usize {
+    let contains = |word: &[u8]| given.contains(&word);
+    match given {
+        [.., b"dev", b"suid"] => 2,
+        [.., b"dev"] if contains(b"nosuid") => 1,
+        [.., b"suid"] if contains(b"nodev") => 1,
+        _ => 0,
+    }
+}
+
 /// What has been read so far. A later option wins over an earlier one, as in mount(8).
 #[derive(Debug)]
 struct Reader {
@@ -198,6 +226,10 @@ struct Reader {
     access: Access,
     sharing: Sharing,
     flags: MountFlags,
+    decided: MountFlags,
+    labels: Vec<OsString>,
+    /// Whether the option at hand is the user's own.
+    by_user: bool,
     volatile: bool,
     overlay_upper: bool,
     ids: IdMapping,
@@ -214,6 +246,9 @@ impl Reader {
             access: Access::ReadWrite,
             sharing: Sharing::ByPrivilege,
             flags: MountFlags::empty(),
+            decided: MountFlags::empty(),
+            labels: Vec::new(),
+            by_user: true,
             volatile: false,
             overlay_upper: false,
             ids: IdMapping::default(),
@@ -234,8 +269,9 @@ impl Reader {
         match name {
             b"lowerdir" => self.stack.set_lowers(needed("lowerdir", value, "DIR[:DIR…]")?),
             b"lowerdir+" => {
-                let dir = path(needed("lowerdir+", value, "DIR")?);
-                self.stack.add_lower("lowerdir", dir)
+                // One directory, as it is written: a colon needs no escape, as with the kernel.
+                let dir = escape::unescape_option(needed("lowerdir+", value, "DIR")?);
+                self.stack.add_lower("lowerdir+", OsString::from_vec(dir).into())
             }
             b"upperdir" => self.stack.set_upper("upperdir", path(needed("upperdir", value, "DIR")?)),
             b"workdir" => {
@@ -292,13 +328,20 @@ impl Reader {
                 self.ids.squash_gid = Some(0);
             }),
             _ => {
-                if let Some((_, flag, setting)) =
-                    accepted::KERNEL_FLAGS.iter().find(|(known, ..)| known.as_bytes() == name)
-                {
-                    self.flags.set(*flag, *setting == accepted::Setting::Set);
-                } else if !accepted::is_known(name) {
-                    let option = OsStr::from_bytes(option).to_owned();
-                    self.warnings.push(Warning::Unknown(option));
+                let owned = || OsStr::from_bytes(option).to_owned();
+                match accepted::class(name, value) {
+                    Some(Class::Flag(flags, setting)) => {
+                        self.flags.set(flags, setting == Setting::Set);
+                        if self.by_user {
+                            self.decided |= flags;
+                        }
+                    }
+                    Some(Class::Label) => self.labels.push(owned()),
+                    Some(Class::Refused(reason)) => {
+                        return Err(OptionError::Refused { option: owned(), reason });
+                    }
+                    Some(Class::Accepted) => {}
+                    None => self.warnings.push(Warning::Unknown(owned())),
                 }
                 Ok(())
             }
@@ -329,6 +372,8 @@ impl Reader {
             access: if read_only { Access::ReadOnly } else { self.access },
             sharing: self.sharing,
             flags: self.flags,
+            decided: self.decided,
+            labels: self.labels,
             volatile: self.volatile || args.volatile,
             overlay_upper: self.overlay_upper,
             ids: self.ids,

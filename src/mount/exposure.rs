@@ -1,0 +1,39 @@
+//! Can other users get at a directory behind the mount's back?
+//!
+//! What they own in an upper they can rename there, past everything that plyfs checks.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
+
+use super::place;
+
+/// Whether we mount for everybody: as root, and not of a user namespace.
+pub(super) fn matters() -> bool {
+    let all_ids = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    rustix::process::geteuid().is_root() && all_ids
+}
+
+/// Whether others may search every directory from the root down to `dir`, itself included.
+pub(super) fn is_reachable(dir: impl AsFd) -> Result<bool, Errno> {
+    let stat = rustix::fs::statat(&dir, c"", AtFlags::EMPTY_PATH)?;
+    let is_open = |mode| Mode::from_raw_mode(mode).contains(Mode::XOTH);
+    if !is_open(stat.st_mode) {
+        return Ok(false);
+    }
+    let mut below = place::Place::of(&dir)?;
+    let mut parent = place::open_parent(dir)?;
+    loop {
+        let here = place::Place::of(&parent)?;
+        if here == below {
+            return Ok(true);
+        }
+        if !is_open(rustix::fs::statat(&parent, c"", AtFlags::EMPTY_PATH)?.st_mode) {
+            return Ok(false);
+        }
+        below = here;
+        parent = place::open_parent(&parent)?;
+    }
+}
