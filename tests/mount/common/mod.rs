@@ -34,6 +34,7 @@ pub(crate) use loop_disk::LoopDisk;
 pub(crate) use mapping::Mapping;
 pub(crate) use playground::Playground;
 pub(crate) use program::{plyfs, program, sh, sh_as, sh_refused};
+pub(crate) use snapshot::Snapshot;
 pub(crate) use tmpfs::Tmpfs;
 pub(crate) use trace::traced;
 pub(crate) use union::{Union, temp_dir};

@@ -146,6 +146,12 @@ impl Backing {
         FileHandle(handle)
     }
 
+    pub(super) fn list_again(&self, ino: INodeNo, handle: FileHandle) -> io::Result<Arc<Vec<Listed>>> {
+        let listed = Arc::new(self.list(ino)?);
+        self.listings.lock().unwrap().insert(handle.0, Arc::clone(&listed));
+        Ok(listed)
+    }
+
     pub(super) fn listing(&self, handle: FileHandle) -> Arc<Vec<Listed>> {
         self.listings.lock().unwrap().get(&handle.0).cloned().unwrap_or_default()
     }

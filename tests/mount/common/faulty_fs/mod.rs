@@ -112,8 +112,8 @@ impl FaultyFs {
     }
 
     /// From now on whoever reads one of these files waits, once so many of them were read.
-    pub(crate) fn stall_reads_of(&self, files: &[&str], after: usize) {
-        let files = files.iter().map(|file| self.number(file)).collect();
+    pub(crate) fn stall_reads_of(&self, files: &[impl AsRef<str>], after: usize) {
+        let files = files.iter().map(|file| self.number(file.as_ref())).collect();
         self.faults.set(Fault::Stalling { calls: Calls::ReadsOf(files), after });
     }
 

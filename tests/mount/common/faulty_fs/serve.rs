@@ -274,7 +274,12 @@ impl Filesystem for Backing {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.listing(handle);
+        // Who begins anew sees what came since: rewinddir(3).
+        let listed = if offset == 0 { self.list_again(ino, handle) } else { Ok(self.listing(handle)) };
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(error) => return reply.error(Errno::from(error)),
+        };
         let failing = *self.faults.now() == Fault::SecondHalf && ino != INodeNo::ROOT;
         let readable = if failing { listed.len() / 2 } else { listed.len() };
         let from = usize::try_from(offset).unwrap();
