@@ -13,6 +13,7 @@ mod fsync;
 mod full_disk;
 mod hard_links;
 mod id_mapping;
+mod identity;
 mod inode_numbers;
 mod link;
 mod lookup;
