@@ -2,3 +2,4 @@
 //! are of. Each test here plays a sequence that once gave a wrong result, as docs/CONFORMANCE.md lists them.
 
 mod links;
+mod workdir;
