@@ -1,6 +1,7 @@
 //! What is acted on is what was meant: the inode that was shown, the file that was written, the upper that the notes
 //! are of. Each test here plays a sequence that once gave a wrong result, as docs/CONFORMANCE.md lists them.
 
+mod descriptors;
 mod directories;
 mod links;
 mod workdir;
