@@ -4,4 +4,5 @@
 mod descriptors;
 mod directories;
 mod links;
+mod numbers;
 mod workdir;
