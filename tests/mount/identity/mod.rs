@@ -5,4 +5,5 @@ mod descriptors;
 mod directories;
 mod links;
 mod numbers;
+mod overlay_layers;
 mod workdir;
