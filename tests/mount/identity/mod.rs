@@ -6,4 +6,5 @@ mod directories;
 mod links;
 mod numbers;
 mod overlay_layers;
+mod slow_disks;
 mod workdir;
