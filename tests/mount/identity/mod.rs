@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod directories;
+mod full_upper;
 mod links;
 mod numbers;
 mod overlay_layers;
