@@ -7,5 +7,6 @@ mod full_upper;
 mod links;
 mod numbers;
 mod overlay_layers;
+mod security;
 mod slow_disks;
 mod workdir;
