@@ -9,4 +9,5 @@ mod numbers;
 mod overlay_layers;
 mod security;
 mod slow_disks;
+mod times;
 mod workdir;
