@@ -388,32 +388,29 @@ mod a_lower {
     fn on_overlayfs_works() {
         needs_root!("to mount an overlayfs");
         let disk = Tmpfs::of_kib(4096);
-        sh(
-            disk.path(),
-            &format!(
-                "mkdir below upper work merged; cd below; {FILL}; rm gone/x; echo old > f; touch extra; cd ..
-                 mount -t overlay -o lowerdir=below,upperdir=upper,workdir=work none merged
-                 cd merged; rm extra; echo lower > f; touch gone/x"
-            ),
-        );
-        is_used(&disk.path().join("merged"));
-        sh(disk.path(), "umount merged");
+        let play = Playground::new();
+        let written = disk.path().display();
+        play.sh(&format!(
+            "mkdir merged; cd {written}; mkdir below upper work; cd below; {FILL}; rm gone/x; echo old > f; touch extra
+             cd {0}; mount -t overlay -o lowerdir={written}/below,upperdir={written}/upper,workdir={written}/work none merged
+             cd merged; rm extra; echo lower > f; touch gone/x",
+            play.path("").display()
+        ));
+        is_used(&play.path("merged"));
+        play.sh("umount merged");
     }
 
     #[test]
     fn that_is_a_union_itself_works() {
-        let place = temp_dir();
-        sh(
-            place.path(),
-            &format!(
-                "mkdir below upper work merged; cd below; {FILL}; rm gone/x; echo old > f; touch extra; cd ..
-                 plyfs -o lowerdir=below,upperdir=upper,workdir=work merged
-                 rm merged/extra; echo lower > merged/f; touch merged/gone/x; plyfs umount merged
-                 plyfs -o lowerdir=upper:below merged"
-            ),
-        );
-        is_used(&place.path().join("merged"));
-        sh(place.path(), "plyfs umount merged");
+        let play = Playground::new();
+        play.sh(&format!(
+            "mkdir below upper work merged; cd below; {FILL}; rm gone/x; echo old > f; touch extra; cd ..
+             plyfs -o lowerdir=below,upperdir=upper,workdir=work merged
+             rm merged/extra; echo lower > merged/f; touch merged/gone/x; plyfs umount merged
+             plyfs -o lowerdir=upper:below merged"
+        ));
+        is_used(&play.path("merged"));
+        play.sh("plyfs umount merged");
     }
 
     /// An ordinary user's lower is full of directories that belong to root.
