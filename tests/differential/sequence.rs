@@ -182,7 +182,7 @@ impl Game {
         self.upper_is_a_layer(&shown)?;
         let work = self.dir.path().join("work");
         let names = fs::read_dir(&work).expect("the workdir").map(|e| e.expect("an entry").file_name());
-        let left: Vec<_> = names.filter(|name| name != "index" && name != "links").collect();
+        let left: Vec<_> = names.filter(|name| name != "plyfs").collect();
         if left.is_empty() { Ok(()) } else { Err(format!("left in the workdir: {left:?}")) }
     }
 

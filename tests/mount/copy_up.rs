@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use crate::common::{
-    ALICE, BOB, Branch, OddDisk, Tmpfs, Union, mode, mtime, names, needs_root, overwrite, pattern, refused,
+    ALICE, BOB, Branch, FaultyFs, Tmpfs, Union, mode, mtime, names, needs_root, overwrite, pattern, refused,
     sh, sh_as, stat, text,
 };
 
@@ -269,9 +269,9 @@ fn it_crosses_from_one_disk_to_another() {
 
 #[test]
 fn a_read_error_fails_it_and_leaves_nothing_behind() {
-    let disk = OddDisk::with_files();
+    let disk = FaultyFs::with_files();
     let union = Union::builder().lower_at(disk.path().to_owned()).mount();
-    disk.fail();
+    disk.fail_second_halves();
     for _ in 0..3 {
         let file = File::options().write(true).open(union.at("f")).unwrap();
         refused(file.write_all_at(b"x", 0), Errno::IO);
@@ -280,11 +280,11 @@ fn a_read_error_fails_it_and_leaves_nothing_behind() {
         assert!(union.in_upper().iter().all(|name| name == "d"), "{:?}", union.in_upper());
     }
     disk.recover();
-    assert!(fs::read(union.at("f")).unwrap() == OddDisk::content());
+    assert!(fs::read(union.at("f")).unwrap() == FaultyFs::content());
     overwrite(union.at("f"), 0, "x");
-    assert!(fs::read(union.at("f")).unwrap()[1..] == OddDisk::content()[1..]);
+    assert!(fs::read(union.at("f")).unwrap()[1..] == FaultyFs::content()[1..]);
     fs::rename(union.at("d"), union.at("e")).unwrap();
-    assert!(fs::read(union.at("e/59")).unwrap() == OddDisk::content());
+    assert!(fs::read(union.at("e/59")).unwrap() == FaultyFs::content());
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn a_write_to_one_file_copies_no_other() {
 /// The copy waits for its disk; what has nothing to do with it must not wait for the copy.
 #[test]
 fn a_long_copy_delays_no_work_on_other_files() {
-    let disk = OddDisk::with_files();
+    let disk = FaultyFs::with_files();
     let union = Union::builder()
         .lower(|b| b.file("e/other", "other").file("e/removed", "").file("e/sub/moved", ""))
         .lower_at(disk.path().to_owned())
@@ -352,7 +352,7 @@ fn a_long_copy_delays_no_work_on_other_files() {
         disk.recover();
     });
     assert_eq!(names(union.at("e")), ["new", "other", "renamed"]);
-    assert!(fs::read(union.at("f")).unwrap()[1..] == OddDisk::content()[1..]);
+    assert!(fs::read(union.at("f")).unwrap()[1..] == FaultyFs::content()[1..]);
 }
 
 /// The daemon's thread has served somebody for whom sgid does not survive.

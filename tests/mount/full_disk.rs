@@ -1,9 +1,8 @@
 //! A disk that is full: an operation is done whole or refused whole, however little room there is.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -55,17 +54,6 @@ fn seen(union: &Union) -> String {
     )
 }
 
-/// What makes the disk full, as far as it is.
-fn leave_room_for(disk: &Tmpfs, files: u64) -> Vec<PathBuf> {
-    let name = |index| disk.path().join(format!("filler{index}"));
-    let fillers: Vec<_> = (0..disk.free_files() - files).map(name).collect();
-    for filler in &fillers {
-        File::create(filler).unwrap();
-    }
-    assert_eq!(disk.free_files(), files);
-    fillers
-}
-
 /// Every step of every operation finds no room, one after the other.
 #[test]
 fn an_operation_that_finds_no_room_halfway_has_not_begun() {
@@ -81,7 +69,7 @@ fn an_operation_that_finds_no_room_halfway_has_not_begun() {
         assert_ne!(without_numbers(&original), without_numbers(&changed), "{what}");
         let mut refusals = 0;
         for room in 0.. {
-            let fillers = leave_room_for(&disk, room);
+            let mut fillers = Some(disk.leave_room(room, u64::MAX));
             let outcome = change(&union);
             let done = outcome.is_ok();
             for round in ["at once", "after a remount"] {
@@ -94,7 +82,7 @@ fn an_operation_that_finds_no_room_halfway_has_not_begun() {
                 } else {
                     assert_eq!(seen(&union), original, "{what}, room for {room}, {round}");
                 }
-                fillers.iter().for_each(|filler| drop(fs::remove_file(filler)));
+                drop(fillers.take());
                 union.remount();
             }
             if done {

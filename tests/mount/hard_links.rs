@@ -49,7 +49,7 @@ fn what_was_written_outlives_the_notes() {
     overwrite(union.at("a"), 0, "UP");
     fs::remove_file(union.at("a")).unwrap();
     union.end_by(Signal::TERM);
-    fs::remove_file(union.work("index")).unwrap();
+    fs::remove_file(union.kept("index")).unwrap();
     union.mount();
     for name in ["b", "d/c"] {
         assert_eq!(text(union.at(name)), "UPwer", "{name}");

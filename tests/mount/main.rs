@@ -15,6 +15,7 @@ mod fsync;
 mod full_disk;
 mod hard_links;
 mod id_mapping;
+mod identity;
 mod inode_numbers;
 mod kill_priv;
 mod link;

@@ -13,8 +13,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::common::{
-    ALICE, BOB, Branch, Lack, LoopDisk, OddDisk, Playground, Tmpfs, Union, as_user, exists, is_root, mode,
-    names, needs_root, overwrite, refused, say_not_played, sh, stat, temp_dir, text,
+    ALICE, BOB, Branch, FaultyFs, LoopDisk, MissingFeature, Playground, Tmpfs, Union, as_user, exists,
+    is_root, mode, names, needs_root, overwrite, refused, say_not_played, sh, stat, temp_dir, text,
 };
 
 fn fill(b: Branch) -> Branch {
@@ -49,8 +49,8 @@ fn done_or(lacks: bool, errno: Errno, outcome: Result<(), impl Into<std::io::Err
 }
 
 /// One of every operation, on an upper that lacks this.
-fn a_day(union: &mut Union, lacks: &[Lack]) {
-    let lacks = |what: Lack| lacks.contains(&what);
+fn a_day(union: &mut Union, lacks: &[MissingFeature]) {
+    let lacks = |what: MissingFeature| lacks.contains(&what);
     let at = |path: &str| union.at(path);
 
     overwrite(at("f"), 0, "UPPER");
@@ -77,33 +77,33 @@ fn a_day(union: &mut Union, lacks: &[Lack]) {
     assert_eq!(mode(at("moved")), 0o2750);
 
     let exchanged = renameat_with(CWD, at("a"), CWD, at("b"), RenameFlags::EXCHANGE);
-    done_or(lacks(Lack::RenameFlags), Errno::INVAL, exchanged);
-    let swapped = !lacks(Lack::RenameFlags);
+    done_or(lacks(MissingFeature::RenameFlags), Errno::INVAL, exchanged);
+    let swapped = !lacks(MissingFeature::RenameFlags);
     assert_eq!(text(at("a")) + &text(at("b")), if swapped { "BA" } else { "AB" });
 
     let file = File::options().write(true).open(at("one")).unwrap();
-    done_or(lacks(Lack::HardLinks), Errno::PERM, file.write_all_at(b"LINKED", 0));
+    done_or(lacks(MissingFeature::HardLinks), Errno::PERM, file.write_all_at(b"LINKED", 0));
     drop(file);
     assert_eq!(text(at("one")), text(at("two")), "one file");
-    assert_eq!(text(at("two")), if lacks(Lack::HardLinks) { "linked" } else { "LINKED" });
-    done_or(lacks(Lack::HardLinks), Errno::PERM, fs::hard_link(at("newer"), at("newest")));
-    assert_eq!(exists(at("newest")), !lacks(Lack::HardLinks));
+    assert_eq!(text(at("two")), if lacks(MissingFeature::HardLinks) { "linked" } else { "LINKED" });
+    done_or(lacks(MissingFeature::HardLinks), Errno::PERM, fs::hard_link(at("newer"), at("newest")));
+    assert_eq!(exists(at("newest")), !lacks(MissingFeature::HardLinks));
 
-    done_or(lacks(Lack::Symlinks), Errno::PERM, symlink("newer", at("link")));
-    done_or(lacks(Lack::Symlinks), Errno::PERM, fs::rename(at("with_link"), at("links")));
-    let place = if lacks(Lack::Symlinks) { "with_link" } else { "links" };
+    done_or(lacks(MissingFeature::Symlinks), Errno::PERM, symlink("newer", at("link")));
+    done_or(lacks(MissingFeature::Symlinks), Errno::PERM, fs::rename(at("with_link"), at("links")));
+    let place = if lacks(MissingFeature::Symlinks) { "with_link" } else { "links" };
     assert_eq!(names(at(place)), ["f", "s"]);
     let fifo = mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR, 0);
-    done_or(lacks(Lack::Nodes), Errno::OPNOTSUPP, fifo);
-    done_or(lacks(Lack::Nodes), Errno::OPNOTSUPP, fs::rename(at("with_fifo"), at("fifos")));
-    let place = if lacks(Lack::Nodes) { "with_fifo" } else { "fifos" };
+    done_or(lacks(MissingFeature::Nodes), Errno::OPNOTSUPP, fifo);
+    done_or(lacks(MissingFeature::Nodes), Errno::OPNOTSUPP, fs::rename(at("with_fifo"), at("fifos")));
+    let place = if lacks(MissingFeature::Nodes) { "with_fifo" } else { "fifos" };
     assert!(stat(at(place).join("p")).file_type().is_fifo());
 
     let tag = setxattr(at("newer"), "user.tag", b"tag", XattrFlags::empty());
-    done_or(lacks(Lack::Xattrs), Errno::OPNOTSUPP, tag);
+    done_or(lacks(MissingFeature::Xattrs), Errno::OPNOTSUPP, tag);
     if is_root() {
-        done_or(lacks(Lack::Owners), Errno::PERM, chown(at("tagged"), Some(ALICE), None));
-        done_or(lacks(Lack::Owners), Errno::PERM, chown(at("newer"), Some(ALICE), None));
+        done_or(lacks(MissingFeature::Owners), Errno::PERM, chown(at("tagged"), Some(ALICE), None));
+        done_or(lacks(MissingFeature::Owners), Errno::PERM, chown(at("newer"), Some(ALICE), None));
     }
     fs::remove_file(at("s")).unwrap();
     union.remount();
@@ -116,8 +116,8 @@ fn listed(dir: impl AsRef<Path>) -> std::io::Result<usize> {
     fs::read_dir(dir)?.try_fold(0, |count, entry| entry.map(|_| count + 1))
 }
 
-fn play_a_day(lacks: &[Lack]) {
-    let disk = OddDisk::without(lacks);
+fn play_a_day(lacks: &[MissingFeature]) {
+    let disk = FaultyFs::without(lacks);
     let mut union = Union::builder().writable_in(disk.path()).lower(fill).mount();
     a_day(&mut union, lacks);
 }
@@ -163,7 +163,7 @@ mod an_upper {
     #[test]
     fn on_a_fuse_filesystem_works() {
         play_a_day(&[]);
-        let disk = OddDisk::without(&[]);
+        let disk = FaultyFs::new();
         let union = Union::builder().writable_in(disk.path()).lower(fill).mount();
         let file = File::options().read(true).write(true).open(union.at("f")).unwrap();
         refused(fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 4096), Errno::OPNOTSUPP);
@@ -175,8 +175,8 @@ mod an_upper {
 
     #[test]
     fn without_attributes_leaves_them_out() {
-        play_a_day(&[Lack::Xattrs]);
-        let disk = OddDisk::without(&[Lack::Xattrs]);
+        play_a_day(&[MissingFeature::Xattrs]);
+        let disk = FaultyFs::without(&[MissingFeature::Xattrs]);
         let union = Union::builder()
             .writable_in(disk.path())
             .lower(|b| b.file("f", "lower").xattr("f", "user.tag", "tag"))
@@ -190,7 +190,7 @@ mod an_upper {
     /// Its mode alone would let in the group, whose bits are the ACL's mask.
     #[test]
     fn without_attributes_copies_nothing_up_that_has_an_acl() {
-        let disk = OddDisk::without(&[Lack::Xattrs]);
+        let disk = FaultyFs::without(&[MissingFeature::Xattrs]);
         let with_acl = |b: Branch| {
             let b = b.file("f", "lower").mode("f", 0o600).file("d/g", "lower");
             sh(b.root(), "setfacl -m u:0:rw f; setfacl -m d:u:0:rwx d");
@@ -208,7 +208,7 @@ mod an_upper {
     #[test]
     fn without_attributes_lets_in_whom_the_mode_lets_in() {
         needs_root!("other users");
-        let disk = OddDisk::without(&[Lack::Xattrs]);
+        let disk = FaultyFs::without(&[MissingFeature::Xattrs]);
         let lower = disk.dir("lower");
         fs::write(lower.join("of_lower"), "lower").unwrap();
         let union = Union::builder().option("allow_other").writable_in(disk.path()).lower_at(lower).mount();
@@ -225,14 +225,14 @@ mod an_upper {
 
     #[test]
     fn without_rename_flags_renames_but_does_not_exchange() {
-        play_a_day(&[Lack::RenameFlags]);
+        play_a_day(&[MissingFeature::RenameFlags]);
     }
 
     #[test]
     fn without_hard_links_keeps_the_links_of_lowers_as_they_are() {
-        play_a_day(&[Lack::HardLinks]);
+        play_a_day(&[MissingFeature::HardLinks]);
         // Neither a change of attributes nor a move tears them apart.
-        let disk = OddDisk::without(&[Lack::HardLinks]);
+        let disk = FaultyFs::without(&[MissingFeature::HardLinks]);
         let union =
             Union::builder().writable_in(disk.path()).lower(|b| fill(b).link("one", "d/three")).mount();
         let private = fs::Permissions::from_mode(0o600);
@@ -250,13 +250,13 @@ mod an_upper {
 
     #[test]
     fn without_mknod_makes_files_and_whiteouts_by_opening_them() {
-        play_a_day(&[Lack::Nodes]);
+        play_a_day(&[MissingFeature::Nodes]);
     }
 
     #[test]
     fn without_symlinks_has_those_of_its_lowers() {
-        play_a_day(&[Lack::Symlinks]);
-        let disk = OddDisk::without(&[Lack::Symlinks]);
+        play_a_day(&[MissingFeature::Symlinks]);
+        let disk = FaultyFs::without(&[MissingFeature::Symlinks]);
         let union = Union::builder().writable_in(disk.path()).lower(fill).mount();
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
@@ -267,13 +267,13 @@ mod an_upper {
 
     #[test]
     fn without_owners_works_for_its_one_owner() {
-        play_a_day(&[Lack::Owners]);
+        play_a_day(&[MissingFeature::Owners]);
     }
 
     #[test]
     fn without_owners_copies_nothing_up_that_is_somebody_elses() {
         needs_root!("to give files away");
-        let disk = OddDisk::without(&[Lack::Owners]);
+        let disk = FaultyFs::without(&[MissingFeature::Owners]);
         let builder = Union::builder().writable_in(disk.path());
         let union = builder.lower(|b| fill(b).owner("f", ALICE, ALICE)).mount();
         let file = File::options().write(true).open(union.at("f")).unwrap();
@@ -284,18 +284,24 @@ mod an_upper {
 
     #[test]
     fn without_anything_that_vfat_lacks_but_modes_works() {
-        play_a_day(&[Lack::Xattrs, Lack::RenameFlags, Lack::HardLinks, Lack::Symlinks, Lack::Owners]);
+        play_a_day(&[
+            MissingFeature::Xattrs,
+            MissingFeature::RenameFlags,
+            MissingFeature::HardLinks,
+            MissingFeature::Symlinks,
+            MissingFeature::Owners,
+        ]);
     }
 
     /// A copy that everybody can read is no copy of a private file; and where `a` is `A`, so is its whiteout.
     #[test]
     fn without_modes_or_case_is_refused_at_mount_time() {
         for (lack, said) in [
-            (Lack::Modes, "does not keep permission bits"),
-            (Lack::ModesSilently, "does not keep permission bits"),
-            (Lack::Case, "does not tell upper case from lower case"),
+            (MissingFeature::Modes, "does not keep permission bits"),
+            (MissingFeature::ModesSilently, "does not keep permission bits"),
+            (MissingFeature::Case, "does not tell upper case from lower case"),
         ] {
-            let disk = OddDisk::without(&[lack]);
+            let disk = FaultyFs::without(&[lack]);
             let (upper, work) = (disk.dir("UPPER"), disk.dir("WORK"));
             let play = Playground::new();
             let words = format!("lowerdir=l,upperdir={},workdir={}", upper.display(), work.display());
@@ -309,7 +315,7 @@ mod an_upper {
     #[test]
     fn that_fails_in_one_directory_fails_there_only() {
         for errno in [Errno::STALE, Errno::IO, Errno::ACCESS] {
-            let disk = OddDisk::without(&[]);
+            let disk = FaultyFs::new();
             let mut union = Union::builder().writable_in(disk.path()).lower(fill).mount();
             fs::write(union.at("d/new"), "new").unwrap();
             fs::write(union.at("gone/new"), "new").unwrap();
@@ -360,7 +366,7 @@ mod a_lower {
 
     #[test]
     fn on_a_fuse_filesystem_works() {
-        let disk = OddDisk::without(&[]);
+        let disk = FaultyFs::new();
         let lower = disk.dir("lower");
         sh(&lower, FILL);
         is_used(&lower);
@@ -382,39 +388,36 @@ mod a_lower {
     fn on_overlayfs_works() {
         needs_root!("to mount an overlayfs");
         let disk = Tmpfs::of_kib(4096);
-        sh(
-            disk.path(),
-            &format!(
-                "mkdir below upper work merged; cd below; {FILL}; rm gone/x; echo old > f; touch extra; cd ..
-                 mount -t overlay -o lowerdir=below,upperdir=upper,workdir=work none merged
-                 cd merged; rm extra; echo lower > f; touch gone/x"
-            ),
-        );
-        is_used(&disk.path().join("merged"));
-        sh(disk.path(), "umount merged");
+        let play = Playground::new();
+        let written = disk.path().display();
+        play.sh(&format!(
+            "mkdir merged; cd {written}; mkdir below upper work; cd below; {FILL}; rm gone/x; echo old > f; touch extra
+             cd {0}; mount -t overlay -o lowerdir={written}/below,upperdir={written}/upper,workdir={written}/work none merged
+             cd merged; rm extra; echo lower > f; touch gone/x",
+            play.path("").display()
+        ));
+        is_used(&play.path("merged"));
+        play.sh("umount merged");
     }
 
     #[test]
     fn that_is_a_union_itself_works() {
-        let place = temp_dir();
-        sh(
-            place.path(),
-            &format!(
-                "mkdir below upper work merged; cd below; {FILL}; rm gone/x; echo old > f; touch extra; cd ..
-                 plyfs -o lowerdir=below,upperdir=upper,workdir=work merged
-                 rm merged/extra; echo lower > merged/f; touch merged/gone/x; plyfs umount merged
-                 plyfs -o lowerdir=upper:below merged"
-            ),
-        );
-        is_used(&place.path().join("merged"));
-        sh(place.path(), "plyfs umount merged");
+        let play = Playground::new();
+        play.sh(&format!(
+            "mkdir below upper work merged; cd below; {FILL}; rm gone/x; echo old > f; touch extra; cd ..
+             plyfs -o lowerdir=below,upperdir=upper,workdir=work merged
+             rm merged/extra; echo lower > merged/f; touch merged/gone/x; plyfs umount merged
+             plyfs -o lowerdir=upper:below merged"
+        ));
+        is_used(&play.path("merged"));
+        play.sh("plyfs umount merged");
     }
 
     /// An ordinary user's lower is full of directories that belong to root.
     #[test]
     fn that_fails_in_one_directory_shows_all_others() {
         for errno in [Errno::ACCESS, Errno::IO, Errno::STALE] {
-            let disk = OddDisk::without(&[]);
+            let disk = FaultyFs::new();
             let lower = disk.dir("lower");
             sh(&lower, "mkdir -p bad/sub good; touch bad/f good/f file");
             let union = Union::builder()

@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{Dir, FileType, Mode, OFlags, RawDir, SeekFrom, open, seek};
 use rustix::io::Errno;
 
-use crate::common::{OddDisk, Union, names, needs_root, refused, stat};
+use crate::common::{FaultyFs, Union, names, needs_root, refused, stat};
 
 fn open_dir(path: impl AsRef<Path>) -> OwnedFd {
     open(path.as_ref(), OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).unwrap()
@@ -231,22 +231,22 @@ fn a_listing_follows_every_kind_of_change() {
 /// removed or moved without what is in the other half.
 #[test]
 fn a_listing_that_breaks_off_is_an_error_and_not_an_end() {
-    let disk = OddDisk::with_files();
+    let disk = FaultyFs::with_files();
     let mut union = Union::builder().lower_at(disk.path().to_owned()).mount();
-    for index in 0..OddDisk::FILES / 2 {
+    for index in 0..FaultyFs::FILES / 2 {
         fs::remove_file(union.at(format!("d/{index}"))).unwrap();
     }
     union.remount();
-    disk.fail();
+    disk.fail_second_halves();
     let listed: Result<Vec<_>, _> = fs::read_dir(union.at("d")).and_then(Iterator::collect);
     refused(listed, Errno::IO);
     refused(fs::remove_dir(union.at("d")), Errno::IO);
     refused(fs::rename(union.at("d"), union.at("e")), Errno::IO);
     disk.recover();
-    assert_eq!(names(union.at("d")).len(), OddDisk::FILES / 2);
+    assert_eq!(names(union.at("d")).len(), FaultyFs::FILES / 2);
     refused(fs::remove_dir(union.at("d")), Errno::NOTEMPTY);
     fs::rename(union.at("d"), union.at("e")).unwrap();
-    assert_eq!(names(union.at("e")).len(), OddDisk::FILES / 2);
+    assert_eq!(names(union.at("e")).len(), FaultyFs::FILES / 2);
 }
 
 /// Who lists a directory looks at every file in it, and may have begun before the directory was copied up.

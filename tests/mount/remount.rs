@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::common::{OddDisk, Playground, Union, exists, mounted_type, names, overwrite, pattern, sh, text};
+use crate::common::{FaultyFs, Playground, Union, exists, mounted_type, names, overwrite, pattern, sh, text};
 
 #[test]
 fn a_long_day_of_changes_is_all_there() {
@@ -117,7 +117,7 @@ fn a_copy_up_that_was_killed_halfway_is_as_if_it_had_never_begun() {
         |union| File::options().write(true).open(union.at("f"))?.write_all_at(b"W", 0),
         |union| fs::rename(union.at("d"), union.at("e")),
     ];
-    let disk = OddDisk::with_files();
+    let disk = FaultyFs::with_files();
     let mut union = Union::builder().lower_at(disk.path().to_owned()).mount();
     for change in changes {
         disk.stall();
@@ -131,15 +131,15 @@ fn a_copy_up_that_was_killed_halfway_is_as_if_it_had_never_begun() {
         union.crash_and_remount();
         assert_eq!(names(union.root()), ["d", "f"]);
         assert!(union.in_upper().is_empty(), "{:?}", union.in_upper());
-        assert!(fs::read(union.at("f")).unwrap() == OddDisk::content());
-        assert_eq!(names(union.at("d")).len(), OddDisk::FILES);
+        assert!(fs::read(union.at("f")).unwrap() == FaultyFs::content());
+        assert_eq!(names(union.at("d")).len(), FaultyFs::FILES);
         // What is copied up next is staged in the same place.
         overwrite(union.at("d/7"), 1, "X");
         union.remount();
-        let mut expected = OddDisk::content();
+        let mut expected = FaultyFs::content();
         expected[1] = b'X';
         assert!(fs::read(union.at("d/7")).unwrap() == expected);
-        assert!(fs::read(union.at("f")).unwrap() == OddDisk::content());
+        assert!(fs::read(union.at("f")).unwrap() == FaultyFs::content());
         assert_eq!(union.in_upper(), ["d", "d/7"]);
         union.start_over();
     }

@@ -8,10 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::snapshot::Snapshot;
-use super::union::Union;
-
-/// What may stay in a workdir: files that remember numbers and links for the next mount.
-const KEPT_IN_WORKDIR: [&str; 1] = ["plyfs"];
+use super::union::{KEPT, Union};
 
 /// Looks, unmounts, looks, mounts once more, looks, and unmounts for good.
 pub(super) fn check(union: &mut Union) {
@@ -38,8 +35,9 @@ pub(super) fn check(union: &mut Union) {
 }
 
 fn lowers_are_untouched(union: &Union) {
+    let ignored: &[&str] = if union.numbers_change { &["ino"] } else { &[] };
     for (lower, before) in union.lowers.iter().zip(&union.lowers_before) {
-        let differences = before.differences(&Snapshot::of(lower), &[]);
+        let differences = before.differences(&Snapshot::of(lower), ignored);
         assert_eq!(differences, "", "a lower was changed: {}", lower.display());
     }
 }
@@ -98,20 +96,34 @@ fn is_opaque(upper: &Snapshot, dir: &Path) -> bool {
     dir.ancestors().any(|dir| upper.field(&dir.join(".wh..wh..opq"), "mode").is_some())
 }
 
+/// In the workdir is what was there before, as it was, and one directory that is plyfs' own. Nothing is left in that
+/// of what was staged.
 fn workdir_is_clean(union: &Union) {
-    let Some((_, work)) = &union.writable else {
+    let (Some((_, work)), Some(before)) = (&union.writable, &union.work_before) else {
         return;
     };
-    let left: BTreeSet<_> =
-        super::names(work).into_iter().filter(|name| !KEPT_IN_WORKDIR.contains(&name.as_str())).collect();
+    let names_before = before.names();
+    let left: Vec<_> =
+        super::names(work).into_iter().filter(|name| name != KEPT && !names_before.contains(name)).collect();
     assert!(left.is_empty(), "left in the workdir: {left:?}");
+    let now = Snapshot::of(work);
+    let foreign = |path: &Path| path != Path::new(".") && !path.starts_with(KEPT);
+    let differences = before.part(foreign).differences(&now.part(foreign), &["atime"]);
+    assert_eq!(differences, "", "what is not ours was changed in the workdir");
+    let kept = work.join(KEPT);
+    if super::exists(&kept) {
+        assert_eq!(super::mode(&kept), 0o700, "others may look into the workdir");
+        let stage = kept.join("stage");
+        let staged = if super::exists(&stage) { super::names(stage) } else { Vec::new() };
+        assert!(staged.is_empty(), "still staged: {staged:?}");
+    }
 }
 
 fn same_tree_after_a_remount(union: &Union, seen: &Snapshot) {
     // A read sets the access time in an upper as on any disk. The change time is that of the
     // branch, so a copy-up sets it.
     let mut ignored = vec!["atime", "ctime"];
-    if !on_one_filesystem(union) {
+    if union.numbers_change || !on_one_filesystem(union) {
         ignored.push("ino");
     }
     let differences = seen.differences(&Snapshot::of(&union.mount_point), &ignored);

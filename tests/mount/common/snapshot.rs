@@ -44,6 +44,18 @@ impl Snapshot {
         Some(self.entries.get(path)?.get(field)?.as_str())
     }
 
+    /// Only the paths that are wanted.
+    pub(crate) fn part(&self, wanted: impl Fn(&Path) -> bool) -> Self {
+        let entries = self.entries.iter().filter(|(path, _)| wanted(path));
+        Self { entries: entries.map(|(path, fields)| (path.clone(), fields.clone())).collect() }
+    }
+
+    /// The names in the root.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let in_root = self.paths().filter(|path| path.parent() == Some(Path::new("")));
+        in_root.map(|path| path.to_str().unwrap().to_owned()).collect()
+    }
+
     /// What is different later, one line each, but for the fields to be ignored.
     pub(crate) fn differences(&self, later: &Self, ignored: &[&str]) -> String {
         let mut report = String::new();

@@ -12,6 +12,9 @@ use super::daemon::Daemon;
 use super::ending;
 use super::snapshot::Snapshot;
 
+/// Plyfs' own directory in a workdir.
+pub(super) const KEPT: &str = "plyfs";
+
 /// A folder that is open to every user and goes when it is dropped.
 pub(crate) fn temp_dir() -> TempDir {
     let dir = tempfile::Builder::new().prefix("plyfs-test-").tempdir().unwrap();
@@ -29,6 +32,10 @@ pub(crate) struct Union {
     pub(super) lowers_before: Vec<Snapshot>,
     /// The upper as it was before the first mount.
     pub(super) upper_before: Option<Snapshot>,
+    /// The workdir as it was before the first mount.
+    pub(super) work_before: Option<Snapshot>,
+    /// Whether inodes of the lowers show other numbers after a while, as they do on some filesystems.
+    pub(super) numbers_change: bool,
     setup: String,
     options: String,
     log: PathBuf,
@@ -44,6 +51,7 @@ pub(crate) struct Builder {
     writable: Option<(PathBuf, PathBuf)>,
     setup: String,
     options: Vec<String>,
+    numbers_change: bool,
 }
 
 impl Builder {
@@ -66,6 +74,19 @@ impl Builder {
     pub(crate) fn upper(self, fill: impl FnOnce(Branch) -> Branch) -> Self {
         let (upper, _) = self.writable.as_ref().expect("an upper");
         fill(Branch::at(upper));
+        self
+    }
+
+    /// Fills the workdir with what is not the union's.
+    pub(crate) fn work(self, fill: impl FnOnce(Branch) -> Branch) -> Self {
+        let (_, work) = self.writable.as_ref().expect("a workdir");
+        fill(Branch::at(work));
+        self
+    }
+
+    /// The lowers' inodes show other numbers after a while, as they do on some filesystems.
+    pub(crate) fn numbers_change(mut self) -> Self {
+        self.numbers_change = true;
         self
     }
 
@@ -107,6 +128,8 @@ impl Builder {
         let mut union = Union {
             lowers_before: self.lowers.iter().map(|lower| Snapshot::of(lower)).collect(),
             upper_before: self.writable.as_ref().map(|(upper, _)| Snapshot::of(upper)),
+            work_before: self.writable.as_ref().map(|(_, work)| Snapshot::of(work)),
+            numbers_change: self.numbers_change,
             lowers: self.lowers,
             writable: self.writable,
             mount_point,
@@ -126,7 +149,14 @@ impl Union {
     pub(crate) fn builder() -> Builder {
         let dir = temp_dir();
         let writable = Some(make_writable(dir.path()));
-        Builder { dir, lowers: Vec::new(), writable, setup: String::new(), options: Vec::new() }
+        Builder {
+            dir,
+            lowers: Vec::new(),
+            writable,
+            setup: String::new(),
+            options: Vec::new(),
+            numbers_change: false,
+        }
     }
 
     /// A union of an empty upper over one lower.
@@ -158,6 +188,27 @@ impl Union {
     /// The path in the workdir.
     pub(crate) fn work(&self, path: impl AsRef<Path>) -> PathBuf {
         self.writable.as_ref().expect("a workdir").1.join(path)
+    }
+
+    /// The path in the directory that is plyfs' own, in the workdir.
+    pub(crate) fn kept(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.work(KEPT).join(path)
+    }
+
+    /// A new mount of branches that the test has changed behind the union's back: they are to stay as they are now.
+    #[track_caller]
+    pub(crate) fn remount_as_changed(&mut self) {
+        self.unmount();
+        self.mount_as_changed();
+    }
+
+    /// The same of a union that is not mounted.
+    #[track_caller]
+    pub(crate) fn mount_as_changed(&mut self) {
+        self.lowers_before = self.lowers.iter().map(|lower| Snapshot::of(lower)).collect();
+        self.upper_before = self.writable.as_ref().map(|(upper, _)| Snapshot::of(upper));
+        self.work_before = self.writable.as_ref().map(|(_, work)| Snapshot::of(work));
+        self.mount();
     }
 
     /// Everything in the upper, markers too, as `find` would list it, sorted.
@@ -197,6 +248,19 @@ impl Union {
         self.daemon.take().expect("mounted").end_by(signal);
     }
 
+    /// Ends the daemon cleanly; the test must mount again.
+    #[track_caller]
+    pub(crate) fn unmount(&mut self) {
+        self.end_by(Signal::TERM);
+    }
+
+    /// Mounts what was unmounted with one more option.
+    #[track_caller]
+    pub(crate) fn mount_with(&mut self, option: &str) {
+        let options = format!("{},{option}", self.options);
+        self.daemon = Some(Daemon::start(&self.setup, &options, &self.mount_point, &self.log));
+    }
+
     /// Empties upper and workdir, as they were at first.
     #[track_caller]
     pub(crate) fn start_over(&mut self) {
@@ -210,11 +274,6 @@ impl Union {
 
     fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("mounted")
-    }
-
-    #[track_caller]
-    pub(super) fn unmount(&mut self) {
-        self.end_by(Signal::TERM);
     }
 
     #[track_caller]
