@@ -2,7 +2,8 @@
 //!
 //! By its file handle, which holds what the filesystem itself tells inodes apart by (on most: number and
 //! generation). name_to_handle_at(2) needs no privilege. Where there is none, by number and time of birth.
-//! Where there is neither, by nothing: such an inode is not remembered.
+//! Where there is neither, by nothing: such an inode is not remembered. Nor is one of a FUSE filesystem or a FAT: what
+//! they call a handle holds a number that goes with the mount.
 //!
 //! One of the two files with `unsafe` code: no safe call names a handle.
 #![allow(unsafe_code)]
@@ -43,6 +44,7 @@ impl LastingId {
     /// Those of fstatfs(2) and name_to_handle_at(2), but for filesystems that have no handles.
     pub(super) fn of(fd: impl AsFd, stat: &Stat) -> io::Result<Option<Self>> {
         let fd = fd.as_fd();
+        let Some(tag) = filesystem(fd, stat)? else { return Ok(None) };
         let mut text = String::new();
         match handle(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)? {
             Some((kind, bytes)) => {
@@ -55,7 +57,7 @@ impl LastingId {
             }
             None => return Ok(None),
         }
-        write!(text, "-{}", filesystem(fd, stat)?).unwrap_or_default();
+        write!(text, "-{tag}").unwrap_or_default();
         // A handle has at most 128 bytes: 256 digits. What is longer than a name is cut to a digest of it.
         if text.len() > 200 {
             text = format!("d{:016x}{:016x}", digest(&text, 0), digest(&text, 1));
@@ -79,12 +81,14 @@ enum FilesystemTag {
     Id(u64),
     /// It says nothing that stays: by size and time of modification of the inode.
     Times,
+    /// Its inodes have other handles in the next mount.
+    Unstable,
 }
 
 /// By device number, of all filesystems so far.
 static TAGS: Mutex<Vec<(u64, FilesystemTag)>> = Mutex::new(Vec::new());
 
-fn filesystem(fd: impl AsFd, stat: &Stat) -> io::Result<String> {
+fn filesystem(fd: impl AsFd, stat: &Stat) -> io::Result<Option<String>> {
     let known = TAGS.lock().iter().find(|(device, _)| *device == stat.st_dev).map(|(_, tag)| *tag);
     let tag = match known {
         Some(tag) => tag,
@@ -95,11 +99,12 @@ fn filesystem(fd: impl AsFd, stat: &Stat) -> io::Result<String> {
         }
     };
     Ok(match tag {
-        FilesystemTag::Id(id) => format!("{id:x}"),
+        FilesystemTag::Unstable => None,
+        FilesystemTag::Id(id) => Some(format!("{id:x}")),
         // A directory's time changes with every entry.
-        FilesystemTag::Times if stat.kind() == fs::FileType::Directory => "t".to_owned(),
+        FilesystemTag::Times if stat.kind() == fs::FileType::Directory => Some("t".to_owned()),
         FilesystemTag::Times => {
-            format!("t{:x}s{:x}n{:x}", stat.st_size, stat.st_mtime, stat.st_mtime_nsec)
+            Some(format!("t{:x}s{:x}n{:x}", stat.st_size, stat.st_mtime, stat.st_mtime_nsec))
         }
     })
 }
@@ -110,7 +115,13 @@ fn tag_of(fd: impl AsFd) -> io::Result<FilesystemTag> {
     const BTRFS: u32 = 0x9123_683e;
     const TMPFS: u32 = 0x0102_1994;
     const F2FS: u32 = 0xf2f5_2010;
+    const FUSE: u32 = 0x6573_5546;
+    const VFAT: u32 = 0x4d44;
+    const EXFAT: u32 = 0x2011_bab0;
     let kind = fs::fstatfs(&fd)?.f_type as u32;
+    if [FUSE, VFAT, EXFAT].contains(&kind) {
+        return Ok(FilesystemTag::Unstable);
+    }
     if [EXT4, XFS, BTRFS, TMPFS, F2FS].contains(&kind) {
         return Ok(FilesystemTag::Id(fs::fstatvfs(&fd)?.f_fsid));
     }

@@ -131,6 +131,19 @@ impl Dir {
         self.origin.branch
     }
 
+    /// The same directory, once it was moved into the branch of another.
+    pub(super) fn moved_to(&self, dir: &Self) -> Self {
+        Self { origin: dir.origin, ..self.clone() }
+    }
+
+    /// What a file is opened with, besides, so that its access time is treated as it is to be.
+    pub(super) fn atime_flag(&self) -> OFlags {
+        match self.origin.atime {
+            Atime::AsDisk => OFlags::empty(),
+            Atime::Kept => OFlags::NOATIME,
+        }
+    }
+
     fn inside(&self, fd: OwnedFd, reading: Option<Arc<Mutex<()>>>) -> Self {
         Self { fd: Arc::new(fd), reading, origin: self.origin }
     }
@@ -277,6 +290,11 @@ impl Inode {
     /// Opens the same inode once more.
     pub(super) fn reopen(&self, flags: OFlags) -> io::Result<OwnedFd> {
         fs::open(&*self.path(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Opens the same inode for reading and writing.
+    pub(super) fn reopen_to_write(&self) -> io::Result<OwnedFd> {
+        self.origin.open(OFlags::RDWR, |flags| self.reopen(flags))
     }
 
     pub(super) fn reopened(&self, fd: OwnedFd) -> Self {

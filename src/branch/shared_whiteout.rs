@@ -41,11 +41,10 @@ impl SharedWhiteouts {
         &self,
         stage: &UpperDir,
         fresh: impl FnOnce() -> OsString,
+        owner: Owner,
         dir: &UpperDir,
         name: &OsStr,
     ) -> Result<()> {
-        let stat = dir.stat_self()?;
-        let owner = (stat.st_uid, stat.st_gid);
         if !self.without_links.lock().contains(&owner) {
             let template = template_name(owner);
             let link = || dir.link(&stage.open_upper_inode(&template)?, name);

@@ -89,8 +89,14 @@ impl UpperDir {
 
     /// Takes over the workdir.
     #[must_use]
-    pub fn workdir(fd: OwnedFd) -> Self {
-        Self(Dir::root(fd, BranchId::WORK, Atime::Kept))
+    pub fn workdir(fd: OwnedFd, atime: Atime) -> Self {
+        Self(Dir::root(fd, BranchId::WORK, atime))
+    }
+
+    /// The same directory, once it was moved into another that belongs to the upper.
+    #[must_use]
+    pub fn moved_to(&self, dir: &Self) -> Self {
+        Self(self.0.moved_to(dir))
     }
 
     /// The directory under `name`.
@@ -120,7 +126,8 @@ impl UpperDir {
     /// # Errors
     /// Those of openat(2) with `O_CREAT | O_EXCL`.
     pub fn create(&self, name: &OsStr, mode: Mode) -> Result<WriteFile> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | new | self.atime_flag();
         let fd = change(Call::Create(self, name), || fs::openat(self, name, flags, mode))?;
         Ok(WriteFile::new(self, fd))
     }
@@ -130,7 +137,7 @@ impl UpperDir {
     /// # Errors
     /// Those of openat(2) with `O_TMPFILE`; EOPNOTSUPP, EISDIR or EINVAL where there is no such thing.
     pub fn create_unnamed(&self, mode: Mode) -> Result<WriteFile> {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC | self.atime_flag();
         let fd = change(Call::CreateUnnamed(self), || fs::openat(self, c".", flags, mode))?;
         Ok(WriteFile::new(self, fd))
     }
@@ -330,7 +337,7 @@ impl UpperInode {
     /// # Errors
     /// Those of open(2).
     pub fn open_write(&self) -> Result<WriteFile> {
-        let open = || self.reopen(OFlags::RDWR);
+        let open = || self.reopen_to_write();
         let opened = match open() {
             // Whoever created the file read-only may still write through that handle, and we are asked
             // to do it by inode. The kernel has checked the caller; as the owner we let ourselves in.

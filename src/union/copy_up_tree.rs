@@ -24,13 +24,13 @@ use rustix::io::Errno;
 
 use super::copy_up::Data;
 use super::inode_table::Lookup;
-use super::node::{Body, DirPart, Node, NodeGuard, NodeId, RealId};
+use super::node::{Body, DirPart, Node, NodeGuard, NodeId, NodeState, RealId};
 use super::stack::Seen;
 use super::{Union, Writable};
 use crate::branch::{Inode, LastingId, Parked, Stat, UpperDir};
 use crate::error::{Error, Place, Result};
 use crate::rules::BranchId;
-use crate::rules::name::Name;
+use crate::rules::name::{MarkerName, Name};
 use crate::rules::plan::Refusal;
 
 /// What has been gathered. Dropping it drops what is staged.
@@ -180,7 +180,13 @@ impl Union {
         let stage = self.writable()?.work.stage()?;
         // A tree may be deeper than the stack: the directories that are being staged, from the top down.
         let mut way = vec![self.begin_dir(parent, top, name)?];
-        self.mark_opaque(&stage.open_upper_dir(&way[0].at)?)?;
+        let owner = self.owner_of_copy(&self.inode(top)?.stat()?);
+        let opaque = MarkerName::opaque();
+        self.writable()?.work.make_marker_of(
+            owner,
+            &stage.open_upper_dir(&way[0].at)?,
+            opaque.as_os_str(),
+        )?;
         loop {
             let last = way.len() - 1;
             let dir = &mut way[last];
@@ -256,8 +262,8 @@ impl Union {
         let original = self.lower_inode(dir, name)?;
         let stat = original.stat()?;
         if stat.is_hard_linked() {
-            let (body, real) = (node.state().body.clone(), node.state().real);
-            if self.copy_up_linked(node)?.is_some() {
+            let NodeState { body, real, .. } = node.state().clone();
+            if self.copy_up_linked(node)? {
                 let copy = self.stat_of(node)?;
                 tree.linked.push((Arc::clone(node), body, real, copy));
             }

@@ -144,7 +144,7 @@ impl Union {
             label(&roots.upper, access);
             let atime = if options.noatime || !roots.writes { Atime::Kept } else { Atime::AsDisk };
             upper_root = Some(UpperDir::root(roots.upper.fd, atime));
-            work_root = roots.work.map(|work| UpperDir::workdir(work.fd));
+            work_root = roots.work.map(|work| UpperDir::workdir(work.fd, atime));
             writes = roots.writes;
         }
         let mut lowers = Vec::with_capacity(branches.lowers.len());

@@ -162,7 +162,7 @@ impl Union {
     /// Takes a change of one name into the listing, if somebody is reading it: merging a large directory anew
     /// for every file that is made or removed in it would take for ever.
     pub(super) fn relist(&self, locked: &LockedEntry) {
-        let EntryRef { dir, name } = &locked.entry;
+        let EntryRef { dir, name, .. } = &locked.entry;
         if !self.listings.contains(dir.id) {
             return;
         }

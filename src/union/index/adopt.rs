@@ -102,6 +102,10 @@ fn adopt_links(index: &Index, links: &UpperDir, old: &Old, lowers: &[Dir]) -> Re
             continue;
         };
         let copy = links.open_upper_inode(&entry.name)?;
+        let stat = copy.stat()?;
+        if let Some(number) = old.origins.get(&stat.st_ino) {
+            index.set_origin(real_id(0, &stat), copy.lasting_id(&stat)?.as_ref(), NodeId(*number));
+        }
         let id = index.tie(&key, lower, &copy)?;
         let remaining = old.links.get(&number).map_or(1, |(remaining, _)| *remaining);
         let covered = (lower.st_nlink as u32).saturating_sub(remaining);

@@ -22,7 +22,6 @@ pub(super) struct Log(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Opened on the first line: a mount that copies nothing up leaves nothing in the workdir.
     file: Option<WriteFile>,
     /// Where the next line goes.
     end: u64,
@@ -44,17 +43,15 @@ impl Log {
         Ok(())
     }
 
+    /// Makes the file ahead, so that a line on a full disk takes no inode.
+    pub(super) fn prepare(&self, work: &WorkDir) -> Result<()> {
+        self.0.lock().open(work).map(drop)
+    }
+
     /// Adds a line, which has its end.
     pub(super) fn append(&self, work: &WorkDir, line: &str) -> Result<()> {
         let state = &mut *self.0.lock();
-        let file = match &state.file {
-            Some(file) => file,
-            None => {
-                let (file, end, torn) = open(work)?;
-                (state.end, state.torn) = (end, torn);
-                state.file.insert(file)
-            }
-        };
+        let file = state.open(work)?;
         let line = if state.torn { &*format!("\n{line}") } else { line };
         // Should a part of the line get there, the next must not continue it.
         state.torn = true;
@@ -87,7 +84,7 @@ impl Log {
     ) -> Result<()> {
         let state = &mut *self.0.lock();
         state.file = None;
-        if state.lines == 0 || (live > 0 && state.lines <= live * 2 + SMALL) {
+        if live > 0 && state.lines <= live * 2 + SMALL {
             return Ok(());
         }
         let home = work.root()?;
@@ -108,6 +105,18 @@ impl Log {
         file.write_all_at(0, text.as_bytes())?;
         file.sync_data()?;
         home.rename(OsStr::new(NEW), &home, OsStr::new(NAME))
+    }
+}
+
+impl State {
+    fn open(&mut self, work: &WorkDir) -> Result<WriteFile> {
+        if let Some(file) = &self.file {
+            return Ok(file.clone());
+        }
+        let (file, end, torn) = open(work)?;
+        (self.end, self.torn) = (end, torn);
+        self.file = Some(file.clone());
+        Ok(file)
     }
 }
 

@@ -45,6 +45,8 @@ pub struct LinkNote {
     covered: u32,
     /// Whether names that do not lie in the branch count as covered.
     exact: bool,
+    /// Whether its line was lost: then `covered` is a guess.
+    lost: bool,
     /// Whether there is a copy in the upper, and a link to it in `links`.
     pub copied_up: bool,
 }
@@ -52,6 +54,12 @@ pub struct LinkNote {
 impl LinkNote {
     fn remaining(&self) -> u32 {
         self.lower_links.map_or(1, |links| links.saturating_sub(self.covered))
+    }
+
+    /// Whether users see no name of it any more. `stat` is the copy's.
+    #[must_use]
+    pub fn is_gone(&self, stat: &Stat) -> bool {
+        !self.lost && self.shown_links(stat) == 0
     }
 
     /// The link count that users see. `stat` is the copy's, if there is one: one of that one's links is in `links`.
@@ -131,6 +139,9 @@ impl Index {
                 log.replay(&root, &mut |line| inner.replay(line))?;
                 if root.stat(OsStr::new(LINKS))?.is_some() {
                     inner.find_copies(&*work.links()?)?;
+                }
+                if let Err(e) = log.prepare(&work) {
+                    log::warn!("the workdir takes no notes for now: {e}");
                 }
                 inner
             }
@@ -424,6 +435,7 @@ impl Index {
                     note.covered = note.lower_links.unwrap_or(visible).saturating_sub(visible);
                     note.lower_links.get_or_insert(visible);
                     note.exact = true;
+                    note.lost = false;
                 });
             }
         }
@@ -465,7 +477,8 @@ impl Inner {
         let key = key.clone();
         self.by_key.insert(key.clone(), id);
         self.by_ino.entry(key.inode_number()).or_default().push(id);
-        let note = LinkNote { key, lower_links: None, covered: 0, exact: false, copied_up: false };
+        let note =
+            LinkNote { key, lower_links: None, covered: 0, exact: false, lost: false, copied_up: false };
         self.notes.insert(id, note);
         id
     }
@@ -519,11 +532,18 @@ impl Inner {
     fn find_copies(&mut self, links: &Dir) -> Result<()> {
         for entry in links.list()? {
             let Some(key) = entry.name.to_str().and_then(LastingId::parse) else { continue };
+            let is_lost = !self.by_key.contains_key(&key);
             let id = self.insert(&key);
+            let Some(stat) = links.stat(&entry.name)? else { continue };
             if let Some(note) = self.notes.get_mut(&id) {
                 note.copied_up = true;
+                if is_lost {
+                    // Most names that a copy has in the upper cover one in the lower.
+                    note.lost = true;
+                    note.covered = (stat.st_nlink as u32).saturating_sub(1);
+                }
             }
-            self.by_copy.insert(entry.ino, id);
+            self.by_copy.insert(stat.st_ino, id);
         }
         Ok(())
     }
