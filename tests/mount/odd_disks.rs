@@ -342,7 +342,7 @@ mod a_lower {
     /// Names of one file stay one file where an inode is known again after a remount: a filesystem has handles, or
     /// times of birth.
     fn is_used(lower: &Path, keeps_links: bool) {
-        let union = Union::builder().lower_at(lower.to_owned()).mount(, true, false);
+        let union = Union::builder().lower_at(lower.to_owned()).mount();
         assert_eq!(names(union.root()), ["d", "f", "gone", "one", "two"]);
         assert_eq!(text(union.at("f")), "lower\n");
         overwrite(union.at("f"), 0, "UPPER");
@@ -364,7 +364,7 @@ mod a_lower {
         let disk = Tmpfs::of_kib(1024);
         let lower = disk.dir("lower");
         sh(&lower, FILL);
-        is_used(&lower);
+        is_used(&lower, true);
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod a_lower {
         let disk = FaultyFs::new();
         let lower = disk.dir("lower");
         sh(&lower, FILL);
-        is_used(&lower);
+        is_used(&lower, false);
     }
 
     #[test]

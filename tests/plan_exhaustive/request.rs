@@ -68,6 +68,7 @@ impl Stack<'_> {
                     Node::Dir(inside) => Found::Dir { opaque: inside.contains_key(OPAQUE) },
                 }),
                 whiteout: disk::whiteout_of(name).is_some_and(|w| upper.contains_key(w)),
+                whiteout_inode: false,
             };
         }
         if let Some(below) = self.below(view, path) {
