@@ -38,11 +38,21 @@ pub enum Atime {
     Kept,
 }
 
+/// Whether inode numbers of a filesystem that has nothing better can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inodes {
+    /// A FUSE filesystem, a FAT or an overlayfs may show an inode under another number once nobody holds it.
+    MayChange,
+    /// The user says that they stay, also over a remount of that filesystem.
+    Stable,
+}
+
 /// What everything in a branch has from its root.
 #[derive(Clone, Copy, Debug)]
 struct Origin {
     branch: BranchId,
     atime: Atime,
+    inodes: Inodes,
 }
 
 impl Origin {
@@ -121,8 +131,8 @@ impl AsFd for ReadFile {
 impl Dir {
     /// Takes over the descriptor of a branch's root, of whatever kind it is.
     #[must_use]
-    pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime) -> Self {
-        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime } }
+    pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime, inodes: Inodes) -> Self {
+        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime, inodes } }
     }
 
     /// The branch that it belongs to.
@@ -258,6 +268,9 @@ impl Dir {
         const OVERLAYFS: u32 = 0x794c_7630;
         const VFAT: u32 = 0x4d44;
         const EXFAT: u32 = 0x2011_bab0;
+        if self.origin.inodes == Inodes::Stable {
+            return Ok(false);
+        }
         let kind = fs::fstatfs(&self.fd).map_err(self.origin.failed("fstatfs"))?.f_type as u32;
         Ok([FUSE, OVERLAYFS, VFAT, EXFAT].contains(&kind))
     }
@@ -353,7 +366,7 @@ impl Inode {
     /// # Errors
     /// Those of name_to_handle_at(2) and fstatfs(2).
     pub fn lasting_id(&self, stat: &Stat) -> Result<Option<LastingId>> {
-        LastingId::of(&self.fd, stat).map_err(self.failed("name_to_handle_at"))
+        LastingId::of(&self.fd, stat, self.origin.inodes).map_err(self.failed("name_to_handle_at"))
     }
 
     /// Does by an open file's descriptor what an `O_PATH` one is not good for: that goes by its path in /proc, which
