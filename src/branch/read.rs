@@ -108,7 +108,11 @@ pub struct Inode {
 /// A regular file of a branch that is open for reading. It has no method that writes, and cannot become one that
 /// has.
 #[derive(Clone, Debug)]
-pub struct ReadFile(Inode);
+pub struct ReadFile {
+    inode: Inode,
+    /// Its size in bytes, if nobody changes it.
+    size: Option<u64>,
+}
 
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -124,7 +128,7 @@ impl AsFd for Inode {
 
 impl AsFd for ReadFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.inode.as_fd()
     }
 }
 
@@ -297,7 +301,7 @@ impl Inode {
     pub fn open_read(&self) -> Result<ReadFile> {
         let opened = self.origin.open(OFlags::RDONLY, |flags| self.reopen(flags));
         let fd = Arc::new(opened.map_err(self.origin.failed("open"))?);
-        Ok(ReadFile(Self { fd, is_path: false, origin: self.origin }))
+        Ok(ReadFile::of(Self { fd, is_path: false, origin: self.origin }))
     }
 
     /// Opens the same inode once more.
@@ -390,13 +394,19 @@ impl Inode {
 
 impl ReadFile {
     pub(super) fn of(inode: Inode) -> Self {
-        Self(inode)
+        Self { inode, size: None }
+    }
+
+    /// The same, if nobody changes the file: then its end need not be looked for.
+    #[must_use]
+    pub fn of_size(self, stat: &Stat) -> Self {
+        Self { size: Some(stat.st_size as u64), ..self }
     }
 
     /// The inode behind the file, for looking.
     #[must_use]
     pub fn inode(&self) -> &Inode {
-        &self.0
+        &self.inode
     }
 
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
@@ -410,7 +420,10 @@ impl ReadFile {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.0.failed("pread")(errno)),
+                Err(errno) => return Err(self.inode.failed("pread")(errno)),
+            }
+            if self.size == Some(offset + done as u64) {
+                break;
             }
         }
         Ok(done)
@@ -421,7 +434,7 @@ impl ReadFile {
     /// # Errors
     /// Those of lseek(2): ENXIO beyond the end.
     pub fn seek(&self, to: SeekFrom) -> Result<u64> {
-        fs::seek(self, to).map_err(self.0.failed("lseek"))
+        fs::seek(self, to).map_err(self.inode.failed("lseek"))
     }
 }
 

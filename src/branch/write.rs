@@ -176,6 +176,14 @@ impl UpperDir {
         })
     }
 
+    /// Gives an entry of a directory that nobody else can change one more name, here.
+    ///
+    /// # Errors
+    /// Those of linkat(2).
+    pub(super) fn link_entry(&self, from: &Self, old: &OsStr, name: &OsStr) -> Result<()> {
+        change(Call::Link(from.as_fd(), self, name), || fs::linkat(from, old, self, name, AtFlags::empty()))
+    }
+
     /// Removes a non-directory.
     ///
     /// # Errors
