@@ -5,7 +5,7 @@
 //! Where there is neither, by nothing: such an inode is not remembered. Nor is one of a FUSE filesystem or a FAT: what
 //! they call a handle holds a number that goes with the mount.
 //!
-//! One of the two files with `unsafe` code: no safe call names a handle.
+//! One of the three files with `unsafe` code: no safe call names a handle.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustix::fs;
 use rustix::io::{self, Errno};
 
+use super::read::Inodes;
 use super::stat::Stat;
 
 /// What an inode is called for ever: printable, without spaces, at most 255 bytes, so that it can also be a file's
@@ -42,9 +43,13 @@ impl LastingId {
     ///
     /// # Errors
     /// Those of fstatfs(2) and name_to_handle_at(2), but for filesystems that have no handles.
-    pub(super) fn of(fd: impl AsFd, stat: &Stat) -> io::Result<Option<Self>> {
+    pub(super) fn of(fd: impl AsFd, stat: &Stat, inodes: Inodes) -> io::Result<Option<Self>> {
         let fd = fd.as_fd();
-        let Some(tag) = filesystem(fd, stat)? else { return Ok(None) };
+        let Some(tag) = filesystem(fd, stat)? else {
+            // The number alone is not known to be lasting, unless somebody says so.
+            let number = format!("n-i{:x}", stat.st_ino);
+            return Ok((inodes == Inodes::Stable).then(|| Self(number.into())));
+        };
         let mut text = String::new();
         match handle(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)? {
             Some((kind, bytes)) => {
@@ -172,7 +177,9 @@ mod tests {
 
     fn id(file: &File) -> LastingId {
         let stat = Stat::of(file, c"", AtFlags::EMPTY_PATH).unwrap();
-        LastingId::of(file, &stat).unwrap().expect("this disk has handles or times of birth")
+        LastingId::of(file, &stat, Inodes::MayChange)
+            .unwrap()
+            .expect("this disk has handles or times of birth")
     }
 
     #[test]

@@ -38,11 +38,21 @@ pub enum Atime {
     Kept,
 }
 
+/// Whether inode numbers of a filesystem that has nothing better can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inodes {
+    /// A FUSE filesystem, a FAT or an overlayfs may show an inode under another number once nobody holds it.
+    MayChange,
+    /// The user says that they stay, also over a remount of that filesystem.
+    Stable,
+}
+
 /// What everything in a branch has from its root.
 #[derive(Clone, Copy, Debug)]
 struct Origin {
     branch: BranchId,
     atime: Atime,
+    inodes: Inodes,
 }
 
 impl Origin {
@@ -98,7 +108,11 @@ pub struct Inode {
 /// A regular file of a branch that is open for reading. It has no method that writes, and cannot become one that
 /// has.
 #[derive(Clone, Debug)]
-pub struct ReadFile(Inode);
+pub struct ReadFile {
+    inode: Inode,
+    /// Its size in bytes, if nobody changes it.
+    size: Option<u64>,
+}
 
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -114,15 +128,15 @@ impl AsFd for Inode {
 
 impl AsFd for ReadFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.inode.as_fd()
     }
 }
 
 impl Dir {
     /// Takes over the descriptor of a branch's root, of whatever kind it is.
     #[must_use]
-    pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime) -> Self {
-        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime } }
+    pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime, inodes: Inodes) -> Self {
+        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime, inodes } }
     }
 
     /// The branch that it belongs to.
@@ -258,6 +272,9 @@ impl Dir {
         const OVERLAYFS: u32 = 0x794c_7630;
         const VFAT: u32 = 0x4d44;
         const EXFAT: u32 = 0x2011_bab0;
+        if self.origin.inodes == Inodes::Stable {
+            return Ok(false);
+        }
         let kind = fs::fstatfs(&self.fd).map_err(self.origin.failed("fstatfs"))?.f_type as u32;
         Ok([FUSE, OVERLAYFS, VFAT, EXFAT].contains(&kind))
     }
@@ -284,7 +301,7 @@ impl Inode {
     pub fn open_read(&self) -> Result<ReadFile> {
         let opened = self.origin.open(OFlags::RDONLY, |flags| self.reopen(flags));
         let fd = Arc::new(opened.map_err(self.origin.failed("open"))?);
-        Ok(ReadFile(Self { fd, is_path: false, origin: self.origin }))
+        Ok(ReadFile::of(Self { fd, is_path: false, origin: self.origin }))
     }
 
     /// Opens the same inode once more.
@@ -353,7 +370,7 @@ impl Inode {
     /// # Errors
     /// Those of name_to_handle_at(2) and fstatfs(2).
     pub fn lasting_id(&self, stat: &Stat) -> Result<Option<LastingId>> {
-        LastingId::of(&self.fd, stat).map_err(self.failed("name_to_handle_at"))
+        LastingId::of(&self.fd, stat, self.origin.inodes).map_err(self.failed("name_to_handle_at"))
     }
 
     /// Does by an open file's descriptor what an `O_PATH` one is not good for: that goes by its path in /proc, which
@@ -377,13 +394,19 @@ impl Inode {
 
 impl ReadFile {
     pub(super) fn of(inode: Inode) -> Self {
-        Self(inode)
+        Self { inode, size: None }
+    }
+
+    /// The same, if nobody changes the file: then its end need not be looked for.
+    #[must_use]
+    pub fn of_size(self, stat: &Stat) -> Self {
+        Self { size: Some(stat.st_size as u64), ..self }
     }
 
     /// The inode behind the file, for looking.
     #[must_use]
     pub fn inode(&self) -> &Inode {
-        &self.0
+        &self.inode
     }
 
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
@@ -397,7 +420,10 @@ impl ReadFile {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.0.failed("pread")(errno)),
+                Err(errno) => return Err(self.inode.failed("pread")(errno)),
+            }
+            if self.size == Some(offset + done as u64) {
+                break;
             }
         }
         Ok(done)
@@ -408,7 +434,7 @@ impl ReadFile {
     /// # Errors
     /// Those of lseek(2): ENXIO beyond the end.
     pub fn seek(&self, to: SeekFrom) -> Result<u64> {
-        fs::seek(self, to).map_err(self.0.failed("lseek"))
+        fs::seek(self, to).map_err(self.inode.failed("lseek"))
     }
 }
 

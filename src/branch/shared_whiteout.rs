@@ -47,7 +47,7 @@ impl SharedWhiteouts {
     ) -> Result<()> {
         if !self.without_links.lock().contains(&owner) {
             let template = template_name(owner);
-            let link = || dir.link(&stage.open_upper_inode(&template)?, name);
+            let link = || dir.link_entry(stage, &template, name);
             let linked = match link() {
                 // The first one, or the last one that the filesystem allows of this file.
                 Err(e) if e.is(Errno::NOENT) || e.is(Errno::MLINK) => {

@@ -15,7 +15,7 @@ use rustix::fs::{
 use rustix::io::{self, Errno};
 
 use super::door::{Call, change, failed, try_change};
-use super::read::{Atime, Dir, Inode, ReadFile};
+use super::read::{Atime, Dir, Inode, Inodes, ReadFile};
 use super::stat::Stat;
 use crate::error::Result;
 use crate::rules::BranchId;
@@ -83,14 +83,14 @@ impl AsFd for WriteFile {
 impl UpperDir {
     /// Takes over the root of the upper.
     #[must_use]
-    pub fn root(fd: OwnedFd, atime: Atime) -> Self {
-        Self(Dir::root(fd, BranchId::UPPER, atime))
+    pub fn root(fd: OwnedFd, atime: Atime, inodes: Inodes) -> Self {
+        Self(Dir::root(fd, BranchId::UPPER, atime, inodes))
     }
 
     /// Takes over the workdir.
     #[must_use]
-    pub fn workdir(fd: OwnedFd, atime: Atime) -> Self {
-        Self(Dir::root(fd, BranchId::WORK, atime))
+    pub fn workdir(fd: OwnedFd, atime: Atime, inodes: Inodes) -> Self {
+        Self(Dir::root(fd, BranchId::WORK, atime, inodes))
     }
 
     /// The same directory, once it was moved into another that belongs to the upper.
@@ -174,6 +174,14 @@ impl UpperDir {
         change(Call::Link(from.as_fd(), self, name), || {
             fs::linkat(fs::CWD, &*from.path(), self, name, AtFlags::SYMLINK_FOLLOW)
         })
+    }
+
+    /// Gives an entry of a directory that nobody else can change one more name, here.
+    ///
+    /// # Errors
+    /// Those of linkat(2).
+    pub(super) fn link_entry(&self, from: &Self, old: &OsStr, name: &OsStr) -> Result<()> {
+        change(Call::Link(from.as_fd(), self, name), || fs::linkat(from, old, self, name, AtFlags::empty()))
     }
 
     /// Removes a non-directory.

@@ -93,9 +93,8 @@ impl Union {
 
     fn copy_up_one_dir(&self, dir: &Arc<Node>, change: Change<'_>) -> Result<()> {
         let work = self.writable()?.work;
-        let original = self.inode(dir)?;
+        let (original, stat) = self.inode_and_stat(dir)?;
         let (staged, inside) = work.make_dir(&work.stage()?, work.fresh_name())?;
-        let stat = original.stat()?;
         self.copy_metadata(&staged, &original, &stat)?;
         change(staged.inode())?;
         let copy = inside.stat_self()?;
@@ -143,8 +142,8 @@ impl Union {
     fn copy_up_leaf(&self, node: &Arc<Node>, data: Data, change: Change<'_>) -> Result<()> {
         let work = self.writable()?.work;
         // The lower's object is where it is: it needs no lock while it is copied.
-        let original = self.inode(node)?;
-        let copy = self.stage_leaf(&work.stage()?, None, &original, data)?;
+        let (original, stat) = self.inode_and_stat(node)?;
+        let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
         change(copy.staged.inode())?;
         self.sync_copy(&copy, data)?;
         self.publish_leaf(node, copy, change)
@@ -214,11 +213,11 @@ impl Union {
         if node.is_in_upper() {
             return Ok(false);
         }
-        let original = self.inode(node)?;
-        if self.link_key(&original, &original.stat()?)?.is_none() {
+        let (original, stat) = self.inode_and_stat(node)?;
+        if self.link_key(&original, &stat)?.is_none() {
             return Ok(false);
         }
-        let copy = self.stage_leaf(&work.stage()?, None, &original, Data::Whole)?;
+        let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), Data::Whole)?;
         self.sync_copy(&copy, Data::Whole)?;
         self.publish_unnamed(node, copy)?;
         Ok(true)
@@ -299,11 +298,10 @@ impl Union {
         &self,
         dir: &UpperDir,
         name: Option<&std::ffi::OsStr>,
-        original: &Inode,
+        (original, stat): (&Inode, Stat),
         data: Data,
     ) -> Result<Copy> {
         let work = self.writable()?.work;
-        let stat = original.stat()?;
         let named = || name.map_or_else(|| work.fresh_name(), ToOwned::to_owned);
         let (staged, file) = match stat.kind() {
             FileType::RegularFile => {

@@ -180,7 +180,7 @@ impl Union {
         let stage = self.writable()?.work.stage()?;
         // A tree may be deeper than the stack: the directories that are being staged, from the top down.
         let mut way = vec![self.begin_dir(parent, top, name)?];
-        let owner = self.owner_of_copy(&self.inode(top)?.stat()?);
+        let owner = self.owner_of_copy(&self.stat_of(top)?);
         let opaque = MarkerName::opaque();
         self.writable()?.work.make_marker_of(
             owner,
@@ -236,8 +236,7 @@ impl Union {
                 (moved, into.open_upper_dir(name.as_os_str())?)
             }
         };
-        let original = self.inode(&node)?;
-        let stat = original.stat()?;
+        let (original, stat) = self.inode_and_stat(&node)?;
         let inode = inside.upper_inode();
         inode
             .copy_metadata(&original, &stat, self.ownership(), |key| !crate::layer::is_private_xattr(key))?;
@@ -278,7 +277,7 @@ impl Union {
                 (work.make_link(into, staged_name, &copy)?, ArrivalKind::Link(original.lasting_id(&stat)?))
             }
             None => {
-                let copy = self.stage_leaf(into, Some(&staged_name), &original, Data::Whole)?;
+                let copy = self.stage_leaf(into, Some(&staged_name), (&original, stat), Data::Whole)?;
                 (copy.staged, ArrivalKind::Leaf)
             }
         };

@@ -113,13 +113,29 @@ impl Union {
 
     /// The inode behind a node, wherever it is, for looking.
     pub(super) fn inode(&self, node: &Arc<Node>) -> Result<Inode> {
+        self.find_inode(node).map(|(inode, _)| inode)
+    }
+
+    /// The same, and its attributes.
+    pub(super) fn inode_and_stat(&self, node: &Arc<Node>) -> Result<(Inode, Stat)> {
+        let (inode, stat) = self.find_inode(node)?;
+        let stat = stat.map_or_else(|| inode.stat(), Ok)?;
+        Ok((inode, stat))
+    }
+
+    /// The attributes as well if it had to be looked at to be known.
+    fn find_inode(&self, node: &Arc<Node>) -> Result<(Inode, Option<Stat>)> {
         loop {
             if let Some(inode) = self.inode_at_hand(node)? {
-                return Ok(inode);
+                return Ok((inode, None));
             }
-            let open = |dir: &Dir, name: &Name| dir.open_inode(name.as_os_str());
-            if let Some(inode) = self.leaf(node, open, Inode::stat)? {
-                return Ok(inode);
+            let open = |dir: &Dir, name: &Name| {
+                let inode = dir.open_inode(name.as_os_str())?;
+                let stat = inode.stat()?;
+                Ok((inode, stat))
+            };
+            if let Some((inode, stat)) = self.leaf(node, open, |(_, stat)| Ok(*stat))? {
+                return Ok((inode, Some(stat)));
             }
         }
     }

@@ -118,8 +118,9 @@ fn listed(dir: impl AsRef<Path>) -> std::io::Result<usize> {
 
 fn play_a_day(lacks: &[MissingFeature]) {
     let disk = FaultyFs::without(lacks);
-    let mut union = Union::builder().writable_in(disk.path()).lower(fill).mount();
-    a_day(&mut union, lacks);
+    // Its numbers stay, which nobody can know of a FUSE filesystem.
+    let union = Union::builder().writable_in(disk.path()).lower(fill).option("stable_inodes");
+    a_day(&mut union.mount(), lacks);
 }
 
 mod an_upper {
@@ -211,7 +212,12 @@ mod an_upper {
         let disk = FaultyFs::without(&[MissingFeature::Xattrs]);
         let lower = disk.dir("lower");
         fs::write(lower.join("of_lower"), "lower").unwrap();
-        let union = Union::builder().option("allow_other").writable_in(disk.path()).lower_at(lower).mount();
+        let union = Union::builder()
+            .option("allow_other")
+            .writable_in(disk.path())
+            .option("stable_inodes")
+            .lower_at(lower)
+            .mount();
         fs::write(union.at("of_upper"), "upper").unwrap();
         for (name, content) in [("of_lower", "lower"), ("of_upper", "upper")] {
             chown(union.at(name), Some(BOB), Some(BOB)).unwrap();
@@ -233,8 +239,11 @@ mod an_upper {
         play_a_day(&[MissingFeature::HardLinks]);
         // Neither a change of attributes nor a move tears them apart.
         let disk = FaultyFs::without(&[MissingFeature::HardLinks]);
-        let union =
-            Union::builder().writable_in(disk.path()).lower(|b| fill(b).link("one", "d/three")).mount();
+        let union = Union::builder()
+            .writable_in(disk.path())
+            .option("stable_inodes")
+            .lower(|b| fill(b).link("one", "d/three"))
+            .mount();
         let private = fs::Permissions::from_mode(0o600);
         refused(fs::set_permissions(union.at("two"), private), Errno::PERM);
         refused(fs::rename(union.at("one"), union.at("three")), Errno::PERM);

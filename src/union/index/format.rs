@@ -29,7 +29,8 @@ pub(super) fn claim(work: &WorkDir, upper: &Dir) -> Result<()> {
     let home = work.root()?;
     let ours = id_of(upper)?;
     let theirs = read_format(&home)?;
-    let is_ours = theirs.as_deref() == Some(&*ours) && ours != UNKNOWN;
+    // What cannot be known again has left no notes either.
+    let is_ours = theirs.as_deref() == Some(&*ours);
     if !is_ours {
         if let Some(theirs) = &theirs {
             set_aside(&home, theirs)?;

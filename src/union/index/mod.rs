@@ -140,7 +140,7 @@ impl Index {
                 if root.stat(OsStr::new(LINKS))?.is_some() {
                     inner.find_copies(&*work.links()?)?;
                 }
-                if let Err(e) = log.prepare(&work) {
+                if remembers && let Err(e) = log.prepare(&work) {
                     log::warn!("the workdir takes no notes for now: {e}");
                 }
                 inner
@@ -450,7 +450,7 @@ impl Index {
     }
 
     fn append(&self, line: &str) {
-        if let Store::Written(work, log) = &self.store
+        if let (Store::Written(work, log), true) = (&self.store, self.remembers)
             && let Err(e) = log.append(work, line)
         {
             // The operation itself is done. What is lost is a number or a link count after the next mount.
