@@ -370,7 +370,8 @@ impl Inode {
     /// # Errors
     /// Those of name_to_handle_at(2) and fstatfs(2).
     pub fn lasting_id(&self, stat: &Stat) -> Result<Option<LastingId>> {
-        LastingId::of(&self.fd, stat, self.origin.inodes).map_err(self.failed("name_to_handle_at"))
+        LastingId::of(&self.fd, stat, self.origin.branch, self.origin.inodes)
+            .map_err(self.failed("name_to_handle_at"))
     }
 
     /// Does by an open file's descriptor what an `O_PATH` one is not good for: that goes by its path in /proc, which

@@ -382,7 +382,8 @@ fn make_private(dir: &UpperDir, name: &OsStr) -> Result<()> {
 
 /// Opens a directory that nobody but us can look into.
 fn open_private(dir: &UpperDir, name: &OsStr) -> Result<UpperDir> {
-    let unfit = |what| Error::UnfitWorkdir { name: name.to_owned(), what };
+    let shown = if name == HOME { "" } else { name.to_str().unwrap_or_default() };
+    let unfit = |what| Error::UnfitWorkdir { name: shown.into(), what };
     let opened = dir.open_upper_dir(name).map_err(|e| match e.errno() {
         Errno::NOTDIR | Errno::LOOP => unfit("is not a directory"),
         _ => e,

@@ -210,6 +210,7 @@ impl UpperDir {
         let mut left = vec![(0, name.to_owned())];
         let mut way: Vec<OsString> = Vec::new();
         let mut dir = self.clone();
+        let mut emptied = None;
         while let Some((depth, name)) = left.last().cloned() {
             if way.len() != depth {
                 way.truncate(depth);
@@ -219,6 +220,12 @@ impl UpperDir {
                 left.pop();
                 continue;
             }
+            if emptied.as_ref() == Some(&(depth, name.clone())) {
+                // Something is in it that is not there when it is to be removed: another union's markers, or what
+                // NFS keeps of open files.
+                return Err(failed(&Call::Rmdir(&dir, &name), Errno::NOTEMPTY));
+            }
+            emptied = Some((depth, name.clone()));
             dir = dir.open_upper_dir(&name)?;
             way.push(name);
             for child in dir.list()? {

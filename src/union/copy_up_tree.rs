@@ -297,11 +297,7 @@ impl Union {
         let inode =
             open.ok_or(Error::Bug("a name without its directory"))?.dir.open_inode(name.as_os_str())?;
         let meant = self.stack.xino.real(&stat);
-        if self.stack.is_meant(branch, &inode.stat()?, meant) {
-            Ok(inode)
-        } else {
-            Err(Error::Stale(meant.ino))
-        }
+        if self.stack.is_meant(branch, &inode.stat()?, meant) { Ok(inode) } else { Err(Error::Stale(0)) }
     }
 
     /// The node under a name, and whether the name is in the upper. A directory, and a file that has other names, is

@@ -81,8 +81,11 @@ impl Union {
         if dir.is_gone() {
             return Ok(());
         }
-        let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
-        let listing = self.listing(&dir, &parts)?;
+        let (parts, listing, _locked) = self.with_descriptors(|| {
+            let (parts, locked) = self.lock_open(&dir, Node::lock_shared)?;
+            let listing = self.listing(&dir, &parts)?;
+            Ok((parts, listing, locked))
+        })?;
         let left = listing.after(cookie);
         self.forget_if_read(&dir, left);
         for entry in left {
@@ -116,8 +119,11 @@ impl Union {
         if dir.is_gone() {
             return Ok(());
         }
-        let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
-        let listing = self.listing(&dir, &parts)?;
+        let (parts, listing, _locked) = self.with_descriptors(|| {
+            let (parts, locked) = self.lock_open(&dir, Node::lock_shared)?;
+            let listing = self.listing(&dir, &parts)?;
+            Ok((parts, listing, locked))
+        })?;
         let left = listing.after(cookie);
         self.forget_if_read(&dir, left);
         for entry in left {

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
 
 use super::Index;
 use super::log_file::read;
@@ -63,6 +64,11 @@ fn try_adopt(index: &Index, outer: &UpperDir, upper: &Dir, lowers: &[Dir]) -> Re
         if left == 0 {
             outer.remove_dir(OsStr::new("links"))?;
         }
+    }
+    index.sync()?;
+    if index.missed.load(Ordering::Relaxed) {
+        // They are taken over again once there is room.
+        return Ok(());
     }
     log::info!("notes of an earlier version taken over; {left} links left alone");
     outer.remove_marker(OsStr::new("index"))

@@ -36,8 +36,9 @@ pub(super) fn claim(work: &WorkDir, upper: &Dir) -> Result<()> {
             set_aside(&home, theirs)?;
         }
         write_format(&home, &ours)?;
-        bring_back(&home, &ours)?;
     }
+    // Also if the last mount was killed before it had done so.
+    bring_back(&home, &ours)?;
     refuse_after_crash(&home)
 }
 
@@ -47,11 +48,16 @@ pub(super) fn find(work: &Dir, upper: &Dir) -> Result<Option<Dir>> {
     if ours == UNKNOWN || work.stat(OsStr::new(HOME))?.is_none() {
         return Ok(None);
     }
-    let home = work.open_dir(OsStr::new(HOME))?;
+    let home = match work.open_dir(OsStr::new(HOME)) {
+        Err(e) if [Errno::NOTDIR, Errno::LOOP, Errno::ACCESS].iter().any(|n| e.is(*n)) => return Ok(None),
+        opened => opened?,
+    };
     let stat = home.stat_self()?;
     if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
-        let what = "can be written by others";
-        return Err(Error::UnfitWorkdir { name: HOME.into(), what });
+        log::warn!(
+            "the notes in the workdir are not this user's, and not used: hard links show as on the disk"
+        );
+        return Ok(None);
     }
     if read_format(&home)?.as_deref() == Some(&*ours) {
         refuse_after_crash(&home)?;
@@ -140,7 +146,8 @@ fn bring_back(home: &UpperDir, ours: &str) -> Result<()> {
         return Ok(());
     }
     move_notes(&home.open_upper_dir(&aside)?, home)?;
-    home.remove_dir(&aside)
+    home.remove_dir(&aside)?;
+    home.sync()
 }
 
 fn move_notes(from: &UpperDir, to: &UpperDir) -> Result<()> {

@@ -25,8 +25,6 @@ struct State {
     file: Option<WriteFile>,
     /// Where the next line goes.
     end: u64,
-    /// Whether what is there may end in the middle of a line.
-    torn: bool,
     lines: usize,
 }
 
@@ -52,11 +50,8 @@ impl Log {
     pub(super) fn append(&self, work: &WorkDir, line: &str) -> Result<()> {
         let state = &mut *self.0.lock();
         let file = state.open(work)?;
-        let line = if state.torn { &*format!("\n{line}") } else { line };
-        // Should a part of the line get there, the next must not continue it.
-        state.torn = true;
+        // Should only a part of it get there, the next line is written over it.
         file.write_all_at(state.end, line.as_bytes())?;
-        state.torn = false;
         state.end += line.len() as u64;
         state.lines += 1;
         Ok(())
@@ -113,26 +108,28 @@ impl State {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        let (file, end, torn) = open(work)?;
-        (self.end, self.torn) = (end, torn);
+        let (file, end) = open(work)?;
+        self.end = end;
         self.file = Some(file.clone());
         Ok(file)
     }
 }
 
-fn open(work: &WorkDir) -> Result<(WriteFile, u64, bool)> {
+fn open(work: &WorkDir) -> Result<(WriteFile, u64)> {
     let home = work.root()?;
     let name = OsStr::new(NAME);
     if home.stat(name)?.is_none() {
-        return Ok((home.create(name, Mode::RUSR | Mode::WUSR)?, 0, false));
+        return Ok((home.create(name, Mode::RUSR | Mode::WUSR)?, 0));
     }
     let file = home.open_upper_inode(name)?.open_write()?;
     let end = file.inode().stat()?.st_size as u64;
-    let mut last = [b'\n'];
-    if end > 0 {
-        file.read_at(end - 1, &mut last)?;
+    let text = read(&home, NAME)?.unwrap_or_default();
+    let whole = text.rfind('\n').map_or(0, |end| end + 1) as u64;
+    if whole < end {
+        // Half a line may read as another one once it has an end.
+        file.truncate(whole)?;
     }
-    Ok((file, end, last != [b'\n']))
+    Ok((file, whole))
 }
 
 /// A small file of ours, None if there is none.

@@ -20,6 +20,7 @@ mod log_file;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::{HashMap, HashMapExt as _};
 use parking_lot::Mutex;
@@ -92,6 +93,8 @@ pub struct Index {
     store: Store,
     /// Whether the upper can be known again: else nothing is noted for another mount.
     remembers: bool,
+    /// Whether a note could not be written down.
+    missed: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -146,7 +149,8 @@ impl Index {
                 inner
             }
         };
-        let index = Self { store: Store::Written(work, log), remembers, inner: Mutex::new(inner) };
+        let store = Store::Written(work, log);
+        let index = Self { store, remembers, missed: AtomicBool::new(false), inner: Mutex::new(inner) };
         adopt::adopt(&index, outer, upper, lowers);
         Ok(index)
     }
@@ -166,7 +170,8 @@ impl Index {
                 links = Some(dir);
             }
         }
-        Ok(Self { store: Store::Read(links), remembers: false, inner: Mutex::new(inner) })
+        let store = Store::Read(links);
+        Ok(Self { store, remembers: false, missed: AtomicBool::new(false), inner: Mutex::new(inner) })
     }
 
     /// Whether names of lower files can be told to follow a copy: they must be in the next mount, too.
@@ -353,7 +358,7 @@ impl Index {
     /// # Errors
     /// Those of openat(2).
     pub fn copy(&self, id: LinkId) -> Result<Inode> {
-        let note = self.note(id).ok_or(Error::Stale(0))?;
+        let note = self.note(id).ok_or(Error::Bug("a link without its note"))?;
         let name = OsStr::new(note.key.as_str());
         match &self.store {
             Store::Written(work, _) => work.links()?.open_inode(name),
@@ -366,7 +371,7 @@ impl Index {
     /// # Errors
     /// Those of openat(2).
     pub fn upper_copy(&self, id: LinkId) -> Result<UpperInode> {
-        let note = self.note(id).ok_or(Error::Stale(0))?;
+        let note = self.note(id).ok_or(Error::Bug("a link without its note"))?;
         self.work()?.links()?.open_upper_inode(OsStr::new(note.key.as_str()))
     }
 
@@ -455,6 +460,7 @@ impl Index {
         {
             // The operation itself is done. What is lost is a number or a link count after the next mount.
             log::warn!("the workdir's index misses a note: {e}");
+            self.missed.store(true, Ordering::Relaxed);
         }
     }
 }
