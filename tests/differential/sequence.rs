@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use rustix::fs::FileType;
 use tempfile::TempDir;
 
-use super::accepted::stands_alone;
+use super::accepted::{Long, stands_alone};
 use super::flatten::{ZeroDevice, flatten};
 use super::layer::{Entry, Folder, Formats, any_branch, folder, lay};
 use super::look::{Inode, Tree, fingerprint, short};
@@ -90,7 +90,7 @@ struct Game {
     mounted: Option<Mounted>,
     /// Which number the union shows for which inode of the plain directory.
     numbers: BTreeMap<Inode, u64>,
-    long_in_lowers: bool,
+    long: Long,
     has_twins: bool,
 }
 
@@ -131,7 +131,11 @@ impl Game {
             union: Side::new(mnt),
             plain: Side::new(plain),
             numbers: BTreeMap::new(),
-            long_in_lowers: case.lowers.iter().any(holds_long),
+            long: Long {
+                in_lowers: case.lowers.iter().any(holds_long)
+                    || case.twins.iter().any(|(_, to)| to.ends_long()),
+                gone_in_upper: long_is_gone(&case.upper),
+            },
             has_twins: !case.twins.is_empty(),
             lowers,
             dir,
@@ -152,7 +156,7 @@ impl Game {
         }
         let seed = i as u8;
         let answer = self.union.play(step, seed);
-        if let Some(verdict) = stands_alone(&step.op, &answer, self.long_in_lowers) {
+        if let Some(verdict) = stands_alone(&step.op, &answer, self.long) {
             self.plain.clock.skip();
             return verdict;
         }
@@ -294,4 +298,9 @@ fn holds_long(folder: &Folder) -> bool {
         .entries
         .iter()
         .any(|(name, entry)| *name == LONG || matches!(entry, Entry::Folder(inner) if holds_long(inner)))
+}
+
+fn long_is_gone(folder: &Folder) -> bool {
+    let inside = |entry: &Entry| matches!(entry, Entry::Folder(inner) if long_is_gone(inner));
+    folder.whiteouts.contains_key(LONG) || folder.entries.values().any(inside)
 }
