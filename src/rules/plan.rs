@@ -31,7 +31,7 @@ pub enum Step {
     CopyUp(Side),
     /// Bring everything that lowers supply beneath the directory into the upper, then make it
     /// opaque.
-    Complete(Side),
+    CopyUpTree(Side),
     /// Make `.wh.NAME`.
     Whiteout(Side),
     /// Remove `.wh.NAME`.
@@ -59,7 +59,7 @@ impl Step {
     /// ahead, outside the directory locks, and the rest planned anew.
     #[must_use]
     pub fn is_preparation(self) -> bool {
-        matches!(self, Self::CopyUp(_) | Self::Complete(_))
+        matches!(self, Self::CopyUp(_) | Self::CopyUpTree(_))
     }
 }
 
@@ -208,8 +208,8 @@ pub fn rmdir(target: At<'_>, content: Content) -> Result<Plan, Refusal> {
 /// link.
 ///
 /// # Errors
-/// [`Refusal::NotFound`], [`Refusal::IsADirectory`] for the source, [`Refusal::Exists`] for the
-/// target.
+/// [`Refusal::NotFound`], [`Refusal::IsADirectory`] for the source, [`Refusal::Exists`] and
+/// [`Refusal::WhiteoutTooLong`] for the target.
 pub fn link(source: At<'_>, target: At<'_>) -> Result<Plan, Refusal> {
     let mut plan = Plan::default();
     match source.stack.visible() {
@@ -294,7 +294,7 @@ fn bring_up(plan: &mut Plan, at: At<'_>, side: Side) {
     match at.stack.visible() {
         Resolution::Leaf(branch) if !branch.is_upper() => plan.push(Step::CopyUp(side)),
         Resolution::Merged(branches) if branches.iter().any(|b| !b.is_upper()) => {
-            plan.push(Step::Complete(side));
+            plan.push(Step::CopyUpTree(side));
         }
         _ => {}
     }
@@ -303,7 +303,7 @@ fn bring_up(plan: &mut Plan, at: At<'_>, side: Side) {
 /// A directory that moves to a place where a lower directory would show must not merge with it.
 fn opaque_for(plan: &mut Plan, moving: At<'_>, side: Side, place: At<'_>) {
     let already = moving.stack.upper.found == Some(Found::Dir { opaque: true })
-        || plan.0.contains(&Step::Complete(side));
+        || plan.0.contains(&Step::CopyUpTree(side));
     if moving.stack.visible().is_dir() && place.stack.lowers.is_dir() && !already {
         plan.push(Step::MarkOpaque(side));
     }

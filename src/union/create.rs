@@ -30,6 +30,13 @@ pub enum NewNode<'a> {
 }
 
 impl NewNode<'_> {
+    fn is_device_zero(self) -> bool {
+        match self {
+            Self::Other { mode, device: 0 } => FileType::from_raw_mode(mode) == FileType::CharacterDevice,
+            _ => false,
+        }
+    }
+
     fn entry(self) -> NewEntry {
         match self {
             Self::Dir(_) => NewEntry::Dir,
@@ -42,8 +49,13 @@ impl Union {
     /// Makes a new entry as the caller would have made it on the disk.
     ///
     /// # Errors
-    /// EEXIST; EINVAL for a name that begins with `.wh.`; those of the upper.
+    /// EEXIST; EINVAL for a name that begins with `.wh.`; EPERM for a device 0:0 where that is a whiteout; those of
+    /// the upper.
     pub fn make(&self, parent: NodeId, name: &OsStr, new: NewNode<'_>, caller: Caller) -> Result<Looked> {
+        if new.is_device_zero() && self.stack.devices_in_upper() {
+            // It would be a whiteout, as the kernel's overlayfs has it.
+            return Err(Error::NotPermitted);
+        }
         self.with_descriptors(|| {
             let target = self.entry_ref(parent, name)?;
             let mut file = None;

@@ -5,12 +5,11 @@
 
 use std::ffi::OsStr;
 
-use rustix::fs::FileType;
-
 use super::Union;
 use super::locked::LockedNames;
 use crate::branch::{UpperDir, UpperInode};
 use crate::error::{Error, Result};
+use crate::layer::{Ask, DirMarkers, ask};
 use crate::rules::name::{MarkerName, Name, Spelling};
 use crate::rules::plan::{Plan, Refusal, Side, Step};
 
@@ -82,7 +81,7 @@ impl Union {
 
     fn execute_step(&self, locked: &LockedNames, step: Step) -> Result<()> {
         match step {
-            Step::CopyUp(_) | Step::Complete(_) => Err(Error::Bug("a preparation is not executed")),
+            Step::CopyUp(_) | Step::CopyUpTree(_) => Err(Error::Bug("a preparation is not executed")),
             Step::Create(_) | Step::Link => Err(Error::Bug("a step without what it makes")),
             Step::Whiteout(side) => {
                 let entry = locked.side(side)?;
@@ -132,10 +131,11 @@ impl Union {
 
     /// Removes every marker from a directory of the upper that shows nothing.
     fn clear_markers(&self, dir: &UpperDir) -> Result<()> {
+        let formats = DirMarkers::of(dir)?.formats(self.stack.devices_in_upper());
         for entry in dir.list()? {
-            let is_device = entry.kind == FileType::CharacterDevice && self.stack.devices_in_upper();
             match Spelling::of(&entry.name) {
-                Spelling::Entry(_) if !is_device => {}
+                Spelling::Entry(name)
+                    if !ask(dir, formats, &name, Ask::Existence)?.entry.whiteout_inode => {}
                 // AUFS' own: directories among them, never entries.
                 Spelling::Reserved => dir.remove_tree(&entry.name)?,
                 _ => dir.unlink(&entry.name)?,

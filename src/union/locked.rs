@@ -89,7 +89,7 @@ impl Union {
             let locked = self.lock_names(source, target)?;
             let plan = decide(&locked)?;
             let first = plan.steps().first().copied();
-            if let Some(step @ (Step::CopyUp(side) | Step::Complete(side))) = first {
+            if let Some(step @ (Step::CopyUp(side) | Step::CopyUpTree(side))) = first {
                 drop(locked);
                 let entry = if side == Side::Source { source.unwrap_or(target) } else { target };
                 self.prepare(step, entry)?;
@@ -160,7 +160,7 @@ impl Union {
             node
         };
         match step {
-            Step::Complete(_) => self.copy_up_tree(&node),
+            Step::CopyUpTree(_) => self.copy_up_tree(&node),
             _ if node.is_in_upper() => self.bring_up_name(&node, entry),
             _ => self.bring_up(&node, Data::Whole),
         }

@@ -27,7 +27,7 @@ pub fn orders(
     };
     match step {
         Step::CopyUp(side) => one(path(side), copy_up(view, path(side))?),
-        Step::Complete(side) => complete(stack, view, path(side)),
+        Step::CopyUpTree(side) => complete(stack, view, path(side)),
         Step::Whiteout(side) => {
             let whiteout = Change::make_marker(whiteout(path(side))?);
             one(path(side), whiteout)

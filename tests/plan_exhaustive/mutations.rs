@@ -82,19 +82,19 @@ pub const MUTATIONS: &[Mutation] = &[
     }),
     row("link before the copy-up", "link of", |steps| swap(steps, Step::CopyUp(Side::Source), Step::Link)),
     row("rename before the directory is complete", "in the upper", |steps| {
-        swap(steps, Step::Complete(Side::Source), Step::Rename)
+        swap(steps, Step::CopyUpTree(Side::Source), Step::Rename)
     }),
     row("directory moved without its lower parts", "a third thing shows", |steps| {
-        drop_step(steps, Step::Complete(Side::Source))
+        drop_step(steps, Step::CopyUpTree(Side::Source))
     }),
     row("directory moved without its entries", "a third thing shows", |steps| {
-        replace(steps, Step::Complete(Side::Source), Step::CopyUp(Side::Source))
+        replace(steps, Step::CopyUpTree(Side::Source), Step::CopyUp(Side::Source))
     }),
     row("whiteout of the source before its copy-up", "a third thing shows", |steps| {
         swap(steps, Step::CopyUp(Side::Source), Step::Whiteout(Side::Source))
     }),
     row("whiteout of the source before it is complete", "a third thing shows", |steps| {
-        swap(steps, Step::Complete(Side::Source), Step::Whiteout(Side::Source))
+        swap(steps, Step::CopyUpTree(Side::Source), Step::Whiteout(Side::Source))
     }),
     row("whiteout of the source after the rename", "a third thing shows", |steps| {
         swap(steps, Step::Whiteout(Side::Source), Step::Rename)
@@ -103,7 +103,7 @@ pub const MUTATIONS: &[Mutation] = &[
         drop_step(steps, Step::CopyUp(Side::Target))
     }),
     row("exchange without the target's lower parts", "in the upper", |steps| {
-        drop_step(steps, Step::Complete(Side::Target))
+        drop_step(steps, Step::CopyUpTree(Side::Target))
     }),
     row("exchange in two renames", "a third thing shows", |steps| {
         split(steps, Step::Exchange, [Step::Unlink(Side::Target), Step::Rename])
@@ -184,7 +184,7 @@ fn needless_whiteout(steps: &mut Vec<Step>) {
 }
 
 fn needless_marker(steps: &mut Vec<Step>) {
-    let marks = [Step::MarkOpaque(Side::Source), Step::Complete(Side::Source)];
+    let marks = [Step::MarkOpaque(Side::Source), Step::CopyUpTree(Side::Source)];
     if steps.contains(&Step::Rename) && !marks.iter().any(|m| steps.contains(m)) {
         steps.insert(0, Step::MarkOpaque(Side::Source));
     }
