@@ -138,6 +138,11 @@ impl Target {
     }
 }
 
+/// Whether something is a whiteout if its directory is one that may hold it.
+pub(crate) fn may_be_whiteout(path: &Path, zero: ZeroDevice) -> bool {
+    is_whiteout(path, &fs::symlink_metadata(path).expect("an entry"), zero, true)
+}
+
 fn is_whiteout(path: &Path, stat: &Metadata, zero: ZeroDevice, xattr_whiteouts: bool) -> bool {
     if stat.file_type().is_char_device() {
         return stat.rdev() == 0 && zero == ZeroDevice::Whiteout;

@@ -355,7 +355,13 @@ fn any_whiteout(formats: Formats) -> BoxedStrategy<Whiteout> {
     match formats {
         Formats::Oci => Just(Whiteout::Oci).boxed(),
         Formats::Overlay => Just(Whiteout::Device).boxed(),
-        Formats::Upper => prop_oneof![1 => Just(Whiteout::Oci), 3 => Just(Whiteout::Device)].boxed(),
+        Formats::Upper => prop_oneof![
+            1 => Just(Whiteout::Oci),
+            3 => Just(Whiteout::Device),
+            1 => Just(Whiteout::Xattr("trusted")),
+            1 => Just(Whiteout::Xattr("user")),
+        ]
+        .boxed(),
         Formats::All => prop::sample::select(vec![
             Whiteout::Oci,
             Whiteout::Oci,

@@ -149,6 +149,22 @@ fn stacks() -> Vec<Stack> {
             )
         },
         Stack {
+            upper: folder().gone("b", Whiteout::Xattr("trusted")).dir(
+                "a",
+                folder().gone("c", Whiteout::Xattr("trusted")).dir(
+                    "b",
+                    folder().gone("a", Whiteout::Xattr("trusted")).gone("c", Whiteout::Xattr("trusted")),
+                ),
+            ),
+            ..stack(
+                "an upper with whiteouts by attribute",
+                vec![
+                    with(&["c"]).dir("a", with(&["c"]).dir("b", with(&["a", "c"]))),
+                    folder().dir("b", with(&["c"])),
+                ],
+            )
+        },
+        Stack {
             twins: &[("a/b/c", "a/c"), ("a/b/c", "b"), ("a/b/a", "c")],
             ..stack(
                 "hard links over markers",

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -14,7 +13,7 @@ use rustix::fs::FileType;
 use tempfile::TempDir;
 
 use super::accepted::{Long, stands_alone};
-use super::flatten::{ZeroDevice, flatten};
+use super::flatten::{ZeroDevice, flatten, may_be_whiteout};
 use super::layer::{Entry, Folder, Formats, any_branch, folder, lay};
 use super::look::{Inode, Tree, fingerprint, short};
 use super::mounted::{Mounted, options};
@@ -215,7 +214,7 @@ impl Game {
         for path in fingerprint(&upper).into_keys().filter(|path| !self.upper_before.contains(path)) {
             let inner = path.strip_prefix(&upper).expect("beneath");
             let name = inner.file_name().unwrap_or_default().to_string_lossy();
-            if self.zero == ZeroDevice::Whiteout && is_device_0_0(&path) {
+            if may_be_whiteout(&path, self.zero) {
                 // It moved with its directory: none is made.
                 continue;
             }
@@ -256,11 +255,6 @@ impl Game {
 fn same(one: &Tree, other: &Tree, names: (&str, &str)) -> Result<(), String> {
     let differences = one.differences(other, names);
     if differences.is_empty() { Ok(()) } else { Err(format!("\n{}", differences.join("\n"))) }
-}
-
-fn is_device_0_0(path: &Path) -> bool {
-    let stat = fs::symlink_metadata(path).expect("an entry");
-    stat.file_type().is_char_device() && stat.rdev() == 0
 }
 
 /// A folder that every user may enter.
