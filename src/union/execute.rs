@@ -134,8 +134,7 @@ impl Union {
         let formats = DirMarkers::of(dir)?.formats(self.stack.devices_in_upper());
         for entry in dir.list()? {
             match Spelling::of(&entry.name) {
-                Spelling::Entry(name)
-                    if !ask(dir, formats, &name, Ask::Existence)?.entry.whiteout_inode => {}
+                Spelling::Entry(name) if !ask(dir, formats, &name, Ask::Existence)?.entry.whiteout_inode => {}
                 // AUFS' own: directories among them, never entries.
                 Spelling::Reserved => dir.remove_tree(&entry.name)?,
                 _ => dir.unlink(&entry.name)?,
