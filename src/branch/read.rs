@@ -306,7 +306,8 @@ impl Inode {
 
     /// Opens the same inode once more.
     pub(super) fn reopen(&self, flags: OFlags) -> io::Result<OwnedFd> {
-        fs::open(&*self.path(), flags | OFlags::CLOEXEC, Mode::empty())
+        // A lease that somebody holds on the file must not keep others waiting.
+        fs::open(&*self.path(), flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
     }
 
     /// Opens the same inode for reading and writing.

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 
 use parking_lot::Mutex;
-use rustix::fs::{FileType, Mode};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
@@ -66,13 +66,9 @@ impl SharedWhiteouts {
         }
         // In one step, since a marker hides something from the moment that it is there. Only then it can be given to
         // the directory's owner.
-        match make_empty(dir, name) {
+        match make_empty(dir, name, owner) {
             Err(e) if e.is(Errno::EXIST) => Ok(()),
-            made => {
-                made?;
-                give_to(dir, name, owner);
-                Ok(())
-            }
+            made => made,
         }
     }
 }
@@ -82,27 +78,19 @@ fn template_name((uid, gid): Owner) -> OsString {
 }
 
 fn make_template(stage: &UpperDir, fresh: &OsStr, owner: Owner) -> Result<()> {
-    make_empty(stage, fresh)?;
-    give_to(stage, fresh, owner);
+    make_empty(stage, fresh, owner)?;
     stage.rename(fresh, stage, &template_name(owner))
 }
 
-fn make_empty(dir: &UpperDir, name: &OsStr) -> Result<()> {
-    let mode = Mode::from_raw_mode(0o644);
-    match dir.make_node(name, FileType::RegularFile, mode, 0) {
-        // Many a FUSE filesystem makes files only by opening them.
-        Err(e) if e.is(Errno::OPNOTSUPP) => dir.create(name, mode).map(drop),
-        made => made,
-    }
-}
-
 /// An ordinary user cannot give files away, and a disk may have no owners: then the marker is ours, as everything is.
-fn give_to(dir: &UpperDir, name: &OsStr, (uid, gid): Owner) {
+fn make_empty(dir: &UpperDir, name: &OsStr, (uid, gid): Owner) -> Result<()> {
+    let file = dir.create(name, Mode::from_raw_mode(0o644))?;
     if (uid, gid) == (geteuid().as_raw(), getegid().as_raw()) {
-        return;
+        return Ok(());
     }
-    let given = dir.open_upper_inode(name).and_then(|inode| inode.chown(Some(uid), Some(gid)));
-    if let Err(e) = given {
+    // By the descriptor: the name may be another file's by now.
+    if let Err(e) = file.upper_inode().chown(Some(uid), Some(gid)) {
         log::debug!("a marker does not belong to its directory's owner: {e}");
     }
+    Ok(())
 }

@@ -93,7 +93,7 @@ impl WorkDir {
         let root = self.root()?;
         for name in [STAGE, UNLINKED] {
             if root.stat(OsStr::new(name))?.is_some() {
-                let dir = root.open_upper_dir(OsStr::new(name))?;
+                let dir = open_private(&root, OsStr::new(name))?;
                 dir.list()?.iter().try_for_each(|entry| dir.remove_tree(&entry.name))?;
             }
         }

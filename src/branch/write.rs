@@ -458,8 +458,12 @@ impl UpperInode {
         if ownership == Ownership::AsOriginal && (now.st_uid, now.st_gid) != (stat.st_uid, stat.st_gid) {
             self.chown(Some(stat.st_uid), Some(stat.st_gid))?;
         }
+        // What gives a program its owner's rights must not give it those of another owner.
+        let is_given_away =
+            ownership == Ownership::Ours && (now.st_uid, now.st_gid) != (stat.st_uid, stat.st_gid);
+        let mode = if is_given_away { stat.st_mode & !0o6000 } else { stat.st_mode };
         for key in original.list_xattrs()? {
-            if !carries(&key) {
+            if !carries(&key) || is_given_away && key == "security.capability" {
                 continue;
             }
             let Some(value) = original.get_xattr(&key)? else { continue };
@@ -471,10 +475,10 @@ impl UpperInode {
                 result => result?,
             }
         }
-        let has_mode = keeps_mode && now.st_mode == stat.st_mode;
+        let has_mode = keeps_mode && now.st_mode == mode;
         if !has_mode && stat.kind() != FileType::Symlink {
             // After chown, which takes suid and sgid away.
-            self.chmod(Mode::from_raw_mode(stat.st_mode))?;
+            self.chmod(Mode::from_raw_mode(mode))?;
         }
         self.set_times(&times_of(stat))
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access as Wanted, AtFlags, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{Access as Wanted, AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
@@ -14,7 +14,7 @@ use super::error::{Dir, MountError, Role};
 use super::lock::{self, Hold, WorkLock};
 use super::mountpoint::Mountpoint;
 use super::place::{self, Identity, Place};
-use super::{exposure, warn_user, work};
+use super::{exposure, mountinfo, warn_user, work};
 use crate::branch::{BranchRoot, BranchRoots, UpperRoot};
 use crate::options::{Access, MountOptions};
 
@@ -56,6 +56,8 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<St
         .iter()
         .chain(&lowers)
         .try_fold(MountFlags::empty(), |all, dir| Ok::<_, MountError>(all | dir.forbidden()?))?;
+    let forbidden =
+        if exposure::matters() { forbidden | unsafe_for_root(upper.as_ref(), &lowers)? } else { forbidden };
     let lowers = lowers.into_iter().map(Opened::into_root);
     let read_only = |upper: Option<(Opened, Option<BranchRoot>)>, lowers| {
         let upper = upper.map(|(upper, work)| UpperRoot { upper: upper.into_root(), work, writes: false });
@@ -189,6 +191,33 @@ impl Opened {
     fn into_root(self) -> BranchRoot {
         BranchRoot { path: self.path, fd: self.fd }
     }
+}
+
+/// What root's mount does without, beyond what the branches' own mounts forbid: what filesystems that are mounted
+/// inside a branch forbid (the union shows them, and has one set of flags), and suid on an upper whose inodes cannot
+/// be told apart, since somebody else's program could take the place of one that is looked at.
+fn unsafe_for_root(upper: Option<&Opened>, lowers: &[Opened]) -> Result<MountFlags, MountError> {
+    let mut flags = MountFlags::empty();
+    let mounts =
+        mountinfo::all().map_err(|error| MountError::Process { what: "/proc/self/mountinfo", error })?;
+    for dir in upper.into_iter().chain(lowers) {
+        let inside = |mount: &&mountinfo::Entry| {
+            mount.mountpoint.starts_with(&dir.path) && mount.mountpoint != dir.path
+        };
+        for mount in mounts.iter().filter(inside) {
+            let forbids = |word: &str| mount.flags.split(',').any(|flag| flag == word);
+            flags.set(MountFlags::NOSUID, flags.contains(MountFlags::NOSUID) || forbids("nosuid"));
+            flags.set(MountFlags::NODEV, flags.contains(MountFlags::NODEV) || forbids("nodev"));
+        }
+    }
+    if let Some(upper) = upper {
+        let stat = rustix::fs::statx(&upper.fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME);
+        if !stat.is_ok_and(|stat| stat.stx_mask & StatxFlags::BTIME.bits() != 0) {
+            log::info!("nosuid: the upper's filesystem keeps no times of birth");
+            flags |= MountFlags::NOSUID;
+        }
+    }
+    Ok(flags)
 }
 
 /// Every directory by its identity; an error if one is there twice.

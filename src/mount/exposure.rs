@@ -4,7 +4,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode, Stat};
 use rustix::io::Errno;
 
 use super::place;
@@ -16,11 +16,17 @@ pub(super) fn matters() -> bool {
     rustix::process::geteuid().is_root() && all_ids
 }
 
-/// Whether others may search every directory from the root down to `dir`, itself included.
+/// Whether others may search every directory from the root down to `dir`, itself included: because they belong to
+/// everybody, to a group or to somebody else than us.
 pub(super) fn is_reachable(dir: impl AsFd) -> Result<bool, Errno> {
+    let us = rustix::process::geteuid().as_raw();
+    let is_open = |stat: &Stat| {
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        let by_group = mode.contains(Mode::XGRP) && stat.st_gid != 0;
+        mode.contains(Mode::XOTH) || by_group || stat.st_uid != us
+    };
     let stat = rustix::fs::statat(&dir, c"", AtFlags::EMPTY_PATH)?;
-    let is_open = |mode| Mode::from_raw_mode(mode).contains(Mode::XOTH);
-    if !is_open(stat.st_mode) {
+    if !is_open(&stat) {
         return Ok(false);
     }
     let mut below = place::Place::of(&dir)?;
@@ -30,7 +36,7 @@ pub(super) fn is_reachable(dir: impl AsFd) -> Result<bool, Errno> {
         if here == below {
             return Ok(true);
         }
-        if !is_open(rustix::fs::statat(&parent, c"", AtFlags::EMPTY_PATH)?.st_mode) {
+        if !is_open(&rustix::fs::statat(&parent, c"", AtFlags::EMPTY_PATH)?) {
             return Ok(false);
         }
         below = here;

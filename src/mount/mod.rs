@@ -98,10 +98,15 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
     let mountpoint = Mountpoint::open(&options.mountpoint)?;
     let stack = branches::open(options, &mountpoint)?;
     inherited.close();
-    let wanted =
-        Wanted { access: stack.access, flags: options.flags | stack.forbidden.difference(options.decided) };
-    let listing = listing(&stack.roots);
     let ids = options.ids.of_daemon(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let mut forbidden = stack.forbidden;
+    if exposure::matters() && !ids.is_identity() {
+        // A program would run with the rights of whoever is shown as its owner.
+        forbidden |= rustix::mount::MountFlags::NOSUID;
+    }
+    let wanted =
+        Wanted { access: stack.access, flags: options.flags | forbidden.difference(options.decided) };
+    let listing = listing(&stack.roots);
     let union_options = UnionOptions {
         volatile: options.volatile,
         overlay_upper: options.overlay_upper,

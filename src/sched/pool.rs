@@ -1,7 +1,7 @@
 //! Where does long work go?
 //!
 //! To a thread of its own, which is made when there is none to spare, and ends when it has had nothing to do for a
-//! while. There is an upper limit: beyond it whoever has the work does it.
+//! while. There is an upper limit: beyond it work waits for a thread, so that no event loop is ever taken by it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::guarded;
 
-/// So many long requests are under way at once, beside those that the loops take on themselves.
+/// So many long requests are under way at once.
 const LIMIT: usize = 64;
 /// How long a worker waits for more.
 const REST: Duration = Duration::from_secs(10);
@@ -74,10 +74,10 @@ impl Pool {
         }
         // Those that have been called and are not awake yet count as resting, and what they are to do as waiting.
         let is_short = state.waiting.len() >= state.resting;
-        if is_short && state.workers >= self.limit {
-            return Some(job);
-        }
         state.waiting.push_back(job);
+        if is_short && state.workers >= self.limit {
+            return None;
+        }
         if !is_short {
             self.shared.work.notify_one();
             return None;
@@ -169,20 +169,14 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_to_its_limit_and_gives_back_what_is_beyond() {
+    fn it_grows_to_its_limit_and_what_is_beyond_waits() {
         let pool = pool(3, REST);
         let mut locks = stalled(&pool, 3);
         let (done, is_done) = mpsc::channel();
-        let answer = done.clone();
-        let job = pool.take(Box::new(move || answer.send("by ourselves").unwrap()));
-        job.expect("no worker is free")();
-        assert_eq!(is_done.recv(), Ok("by ourselves"));
+        assert!(pool.take(Box::new(move || done.send("by a worker").unwrap())).is_none());
+        assert!(is_done.try_recv().is_err(), "all workers are busy");
         drop(locks.pop());
         // The worker that is free by now is the one that takes it, and no fourth.
-        let mut job: Option<Job> = Some(Box::new(move || done.send("by a worker").unwrap()));
-        while let Some(again) = job.take() {
-            job = pool.take(again);
-        }
         assert_eq!(is_done.recv(), Ok("by a worker"));
         assert_eq!(pool.shared.state.lock().workers, 3);
     }

@@ -101,6 +101,9 @@ impl Union {
         let real = self.stack.xino.real(&copy);
         if dir.is_gone() {
             // Removed, and still open: the copy has no name either once it is dropped.
+            if !self.files.has_room_for_pin() {
+                return Err(Error::Stale(dir.id.0));
+            }
             self.files.pin(dir.id, inside.upper_inode());
             dir.state().body = Body::Dir([DirPart::new_in_upper(real, self.stack.devices_in_upper())].into());
             return Ok(());
@@ -198,10 +201,11 @@ impl Union {
         let id = self.upper_id(staged.inode(), &stat);
         let link = self.tie(key.as_ref(), staged.inode(), &original)?;
         self.publish_link(link, &stat);
-        if link.is_none() {
-            self.files.pin(node.id, staged.inode().clone());
-        }
+        let inode = staged.inode().clone();
         self.settle_in_upper(node, &stat, id.as_ref(), link, file);
+        if link.is_none() {
+            self.keep(node, inode);
+        }
         Ok(())
     }
 

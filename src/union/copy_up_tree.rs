@@ -358,7 +358,7 @@ impl Union {
             let into = self.upper_dir(&parent)?;
             self.publish(tree, &parent, &into, &name, staged)?;
         }
-        let upper = parent_dir.open_upper_dir(name.as_os_str())?;
+        let upper = self.open_known(&parent_dir, name, top)?;
         if !crate::layer::DirMarkers::of(&upper)?.opaque {
             upper.keeping_times(|| self.mark_opaque(&upper))?;
         }
@@ -416,7 +416,7 @@ impl Union {
             let same = node.entry().is_some_and(|(now, called)| Arc::ptr_eq(&now, &parent) && called == name);
             if merges && same {
                 let node = Arc::clone(node);
-                let inside = into.open_upper_dir(name.as_os_str())?;
+                let inside = self.open_known(&into, &name, &node)?;
                 for (child, parked) in staged.into_children()? {
                     // Its opaque marker is not needed.
                     if let Ok(child) = Name::new(&child) {

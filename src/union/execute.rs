@@ -5,8 +5,11 @@
 
 use std::ffi::OsStr;
 
+use rustix::io::Errno;
+
 use super::Union;
-use super::locked::LockedNames;
+use super::locked::{LockedEntry, LockedNames};
+use super::stack::Seen;
 use crate::branch::{UpperDir, UpperInode};
 use crate::error::{Error, Result};
 use crate::layer::{Ask, DirMarkers, ask};
@@ -93,14 +96,12 @@ impl Union {
                 clear_whiteout(entry.upper()?, &entry.entry.name)
             }
             Step::MarkOpaque(side) => {
-                let entry = locked.side(side)?;
-                let dir = entry.upper()?.open_upper_dir(entry.entry.name.as_os_str())?;
+                let dir = self.open_seen(locked.side(side)?)?;
                 // Users see no change in a directory that is about to be moved.
                 dir.keeping_times(|| self.mark_opaque(&dir))
             }
             Step::ClearMarkers(side) => {
-                let entry = locked.side(side)?;
-                let dir = entry.upper()?.open_upper_dir(entry.entry.name.as_os_str())?;
+                let dir = self.open_seen(locked.side(side)?)?;
                 dir.keeping_times(|| self.clear_markers(&dir))
             }
             Step::Unlink(side) => {
@@ -124,19 +125,37 @@ impl Union {
         }
     }
 
+    /// The upper's directory under a name, which must be the one that was seen when the names were locked, if that
+    /// was in the upper.
+    fn open_seen(&self, entry: &LockedEntry) -> Result<UpperDir> {
+        let dir = entry.upper()?.open_upper_dir(entry.entry.name.as_os_str())?;
+        match &entry.seen {
+            Seen::Dir { parts, .. }
+                if parts[0].branch.is_upper()
+                    && !self.stack.is_meant(parts[0].branch, &dir.stat_self()?, parts[0].real) =>
+            {
+                Err(Error::Stale(0))
+            }
+            _ => Ok(dir),
+        }
+    }
+
     /// Makes a directory of the upper opaque.
     pub(super) fn mark_opaque(&self, dir: &UpperDir) -> Result<()> {
         self.writable()?.work.make_marker(dir, MarkerName::opaque().as_os_str())
     }
 
-    /// Removes every marker from a directory of the upper that shows nothing.
+    /// Removes every marker from a directory of the upper that shows nothing. AUFS' own may be directories: those go
+    /// only if nothing is in them, since what is in them is not ours.
     fn clear_markers(&self, dir: &UpperDir) -> Result<()> {
         let formats = DirMarkers::of(dir)?.formats(self.stack.devices_in_upper());
         for entry in dir.list()? {
             match Spelling::of(&entry.name) {
                 Spelling::Entry(name) if !ask(dir, formats, &name, Ask::Existence)?.entry.whiteout_inode => {}
-                // AUFS' own: directories among them, never entries.
-                Spelling::Reserved => dir.remove_tree(&entry.name)?,
+                Spelling::Reserved => match dir.unlink(&entry.name) {
+                    Err(e) if e.is(Errno::ISDIR) => dir.remove_dir(&entry.name)?,
+                    removed => removed?,
+                },
                 _ => dir.unlink(&entry.name)?,
             }
         }

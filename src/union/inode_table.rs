@@ -16,7 +16,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 use rustix::fs::FileType;
 
-use super::node::{Node, NodeId, NodeState, Place, RealId};
+use super::node::{Body, Node, NodeId, NodeState, Place, RealId};
 use crate::error::{Error, Result};
 use crate::rules::name::Name;
 
@@ -126,8 +126,20 @@ impl InodeTable {
             Place::Root | Place::Gone(..) => None,
         };
         let same = |node: &Node| {
-            let has_name = renumbers && node.kind == kind && node.is_in_upper() == state.body.is_in_upper();
+            let known = node.state();
+            let has_name = renumbers
+                && node.kind == kind
+                && known.real.birth == real.birth
+                && known.body.is_in_upper() == state.body.is_in_upper();
+            drop(known);
             has_name || node.is_inode(kind, real, lower)
+        };
+        // A merged directory is known by its lower part: the one in the upper may have been exchanged.
+        let same = |node: &Node| {
+            let part = |body: &Body| body.upper_part().map(|part| part.real);
+            let is_upper_same =
+                kind != FileType::Directory || renumbers || part(&node.state().body) == part(&state.body);
+            is_upper_same && same(node)
         };
         let known = match named {
             Some(node) if same(&node) => Some(node),
@@ -139,7 +151,7 @@ impl InodeTable {
                 }
                 let id = inner.aliases.get(&real).copied().unwrap_or(number);
                 let slot = inner.slots.get(&id).map(|slot| Arc::clone(&slot.node));
-                slot.filter(|node| (!renumbers || hard_linked) && node.is_inode(kind, real, lower))
+                slot.filter(|node| (!renumbers || hard_linked) && same(node))
             }
         };
         if let Some(node) = known {
@@ -299,8 +311,11 @@ impl Inner {
         if kind != FileType::Directory {
             return None;
         }
-        let by_number = self.orphans.get(&id).and_then(Weak::upgrade);
-        if let Some(orphan) = by_number.filter(|orphan| orphan.state().real == found.real) {
+        let is_found = |orphan: &Arc<Node>| {
+            let known = orphan.state();
+            known.real == found.real && upper_part(&known.body) == upper_part(&found.body)
+        };
+        if let Some(orphan) = self.orphans.get(&id).and_then(Weak::upgrade).filter(is_found) {
             return Some(orphan);
         }
         let Place::Entry(dir, name) = &found.place else { return None };
@@ -323,6 +338,11 @@ impl Inner {
     }
 }
 
+/// What a directory is in the upper.
+fn upper_part(body: &Body) -> Option<RealId> {
+    body.upper_part().map(|part| part.real)
+}
+
 fn hash(dir: NodeId, name: &Name) -> u64 {
     FixedState::with_seed(dir.0).hash_one(name)
 }
@@ -336,7 +356,6 @@ fn hash_of(node: &Arc<Node>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::node::Body;
     use super::*;
     use crate::rules::BranchId;
     use crate::rules::name::Name;

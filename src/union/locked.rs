@@ -87,6 +87,8 @@ impl Union {
     ) -> Result<(LockedNames, Plan)> {
         loop {
             let locked = self.lock_names(source, target)?;
+            self.check_known(&locked.target)?;
+            locked.source.iter().try_for_each(|source| self.check_known(source))?;
             let plan = decide(&locked)?;
             let first = plan.steps().first().copied();
             if let Some(step @ (Step::CopyUp(side) | Step::CopyUpTree(side))) = first {
@@ -144,6 +146,16 @@ impl Union {
                 _ => None,
             };
             return Ok(LockedNames { source, target, _guards: guards });
+        }
+    }
+
+    /// What the kernel knows by a name, and has checked, must be what has the name.
+    fn check_known(&self, locked: &LockedEntry) -> Result<()> {
+        let EntryRef { dir, name, .. } = &locked.entry;
+        let Some(known) = self.table.find_name(dir, name) else { return Ok(()) };
+        match self.node_at(locked)? {
+            Some(node) if !Arc::ptr_eq(&node, &known) => Err(Error::Stale(known.id.0)),
+            _ => Ok(()),
         }
     }
 

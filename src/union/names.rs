@@ -63,6 +63,21 @@ impl Union {
         }
     }
 
+    /// Keeps an inode that has no name any more for whoever has it open: by its descriptor, or if there are many of
+    /// those, in the workdir.
+    pub(super) fn keep(&self, node: &Node, inode: UpperInode) {
+        if self.files.has_room_for_pin() {
+            return self.files.pin(node.id, inode);
+        }
+        match self.keep_unlinked(node.id, &inode) {
+            Ok(()) => node.state().body = Body::Unlinked,
+            Err(e) => {
+                log::debug!("kept by its descriptor: {e}");
+                self.files.pin(node.id, inode);
+            }
+        }
+    }
+
     fn keep_unlinked(&self, id: NodeId, inode: &UpperInode) -> Result<()> {
         let dir = self.writable()?.work.unlinked()?;
         let name = unlinked_name(id);
@@ -86,7 +101,13 @@ impl Union {
         if node.kind == FileType::Directory
             && let Ok(Seen::Dir { parts, .. }) = self.stack.see(&locked.parts, &locked.entry.name)
         {
+            // It goes by its part in the upper from now on, under the number that it has.
+            let real = parts[0].real;
             node.state().body = Body::Dir(parts.into());
+            self.table.move_to(node, real);
+            if let Some(upper) = &self.upper {
+                upper.index.set_origin(real, None, node.id);
+            }
             self.listings.forget(node.id);
         }
     }
@@ -158,7 +179,7 @@ impl Union {
         let stat = copy.stat()?;
         if note.is_gone(&stat) {
             if self.table.find(node.id).is_some() {
-                self.files.pin(node.id, copy);
+                self.keep(node, copy);
             }
             self.drop_origin(&stat);
             index.drop_link(link)?;

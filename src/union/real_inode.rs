@@ -88,6 +88,13 @@ impl Union {
         )
     }
 
+    /// The upper's directory under a name, which must be the one that the node knows of.
+    pub(super) fn open_known(&self, parent: &UpperDir, name: &Name, node: &Node) -> Result<UpperDir> {
+        let dir = parent.open_upper_dir(name.as_os_str())?;
+        self.check_part(node, BranchId::UPPER, &dir.stat_self()?)?;
+        Ok(dir)
+    }
+
     /// Whether a directory that was opened is the one that the node knows of.
     fn check_part(&self, node: &Node, branch: BranchId, stat: &Stat) -> Result<()> {
         let parts = node.parts()?;

@@ -153,9 +153,9 @@ impl Stack {
     }
 
     /// Whether the inode on disk is the one that was meant. Where inodes are given new numbers, it is whatever has
-    /// the name: its type is looked at by whoever opens it.
+    /// the name and was born at the same time; its type is looked at by whoever opens it.
     pub(super) fn is_meant(&self, branch: BranchId, stat: &Stat, meant: RealId) -> bool {
-        self.xino.real(stat) == meant || self.renumbers(branch)
+        self.xino.real(stat) == meant || (self.renumbers(branch) && stat.st_birth == meant.birth)
     }
 
     /// What users see under `name` in the directory of these parts. Asks no branch more than is needed.

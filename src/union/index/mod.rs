@@ -425,11 +425,15 @@ impl Index {
         }
         let mut places = Vec::new();
         for lower in lowers {
-            layer::walk(lower, |way, name, ino| {
+            let whole = layer::walk(lower, |way, name, ino| {
                 if suspects.values().any(|note| note.key.inode_number() == ino) {
                     places.push((way.to_vec(), name.to_owned()));
                 }
             })?;
+            if !whole {
+                // A name that was not found may be one that shows.
+                return Ok(());
+            }
         }
         for (id, note) in suspects {
             let visible = places.iter().filter(|(way, name)| is_visible(way, name, &note.key)).count() as u32;
