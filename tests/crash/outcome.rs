@@ -1,4 +1,4 @@
-//! What is before an operation, and what is after it? As it goes when nothing fails.
+//! What is after an operation? As it goes when nothing fails.
 
 use plyfs::branch::faults;
 use rustix::io::Errno;
@@ -10,7 +10,6 @@ use super::view::{Kernel, Lenience, View};
 
 /// An operation on a stack.
 pub struct Outcome {
-    pub before: View,
     pub after: View,
     pub result: Result<(), Errno>,
     /// How many changes it takes.
@@ -47,6 +46,6 @@ impl Outcome {
         if !wrong.is_empty() {
             return Err(wrong.join("; "));
         }
-        Ok(Some(Self { before, after, result, changes, again: (again, twice) }))
+        Ok(Some(Self { after, result, changes, again: (again, twice) }))
     }
 }

@@ -115,6 +115,19 @@ impl View {
         self.get(path).is_some_and(|entry| entry.kind == FileType::RegularFile)
     }
 
+    pub fn paths(&self) -> impl Iterator<Item = &String> {
+        self.entries.keys()
+    }
+
+    pub fn files(&self) -> impl Iterator<Item = (&String, &Entry)> {
+        self.entries.iter().filter(|(_, entry)| entry.kind == FileType::RegularFile)
+    }
+
+    /// All names, and what they lead to.
+    pub fn kinds(&self) -> BTreeMap<&String, u32> {
+        self.entries.iter().map(|(path, entry)| (path, entry.kind.as_raw_mode())).collect()
+    }
+
     /// The names of files with several, by their numbers.
     pub fn groups(&self) -> BTreeSet<Vec<String>> {
         let mut groups: BTreeMap<u64, Vec<String>> = BTreeMap::new();
