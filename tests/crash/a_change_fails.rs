@@ -16,25 +16,23 @@ use super::stand::{Disk, Stand, forget};
 use super::view::{Kernel, Lenience, View};
 
 const ALL_ERRORS: [Errno; 5] = [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::PERM];
+const KERNELS: [Kernel; 2] = [Kernel::Remembers, Kernel::Forgets];
 /// EDQUOT goes the way of ENOSPC, which goes that of EIO in all but a few places.
 const ERRORS: [Errno; 3] = [Errno::NOSPC, Errno::MFILE, Errno::PERM];
 
 #[test]
 fn an_operation_that_fails_has_changed_nothing() {
     let errors: &[Errno] = if super::is_full() { &ALL_ERRORS } else { &ERRORS };
-    play_all("a change fails", &stacks::all(), Disk::Memory, errors, &[Kernel::Remembers]);
+    let kernels = if super::is_full() { &KERNELS[..] } else { &KERNELS[..1] };
+    play_all("a change fails", &stacks::all(), Disk::Memory, errors, kernels);
 }
 
 #[test]
 fn an_operation_that_fails_has_changed_nothing_on_a_real_disk() {
-    let mut stacks = stacks::all();
-    let (errors, kernels): (&[Errno], &[Kernel]) = if super::is_full() {
-        (&ALL_ERRORS[..2], &[Kernel::Remembers, Kernel::Forgets])
-    } else {
-        stacks.retain(|stack| stack.on_disk);
-        (&ALL_ERRORS[..1], &[Kernel::Forgets])
-    };
-    play_all("a change fails, on a real disk", &stacks, Disk::Temporary, errors, kernels);
+    if super::is_full() {
+        let (errors, kernels) = (&ALL_ERRORS[..1], &KERNELS[..1]);
+        play_all("a change fails, on a real disk", &stacks::all(), Disk::Temporary, errors, kernels);
+    }
 }
 
 fn play_all(what: &str, stacks: &[Stack], disk: Disk, errors: &[Errno], kernels: &[Kernel]) {
@@ -140,7 +138,9 @@ impl Case<'_> {
                 false
             }
         };
-        let left = stand.check(&now);
+        let mut left = stand.check(&now);
+        // What was to be removed and could not be is removed by the next mount.
+        left.retain(|what| call != "unlinkat" || !what.ends_with("stays in stage"));
         if !left.is_empty() {
             return Err(wrong(
                 if failed { "failed, and left behind" } else { "done, and left behind" },
@@ -170,6 +170,7 @@ impl Case<'_> {
         let union = stand.open().map_err(|e| wrong("cannot be opened again", e.to_string()))?;
         let reopened =
             View::of(&union, Kernel::Forgets, &mut Vec::new()).map_err(|e| wrong("cannot be walked", e))?;
+        let mut misses_note = false;
         if let Some(what) = reopened.differs(&last, Lenience::default()) {
             let notes = Lenience { notes: true, ..Lenience::default() };
             let only_notes = reopened.differs(&last, notes).is_none();
@@ -177,8 +178,10 @@ impl Case<'_> {
                 return Err(wrong("another tree after the next mount", what));
             }
             report.count_lost_note();
+            misses_note = true;
         }
-        if !reopened.listed_otherwise.is_empty() {
+        // Without a note nothing leads from a lower's name in a listing to the number of the copy.
+        if !reopened.listed_otherwise.is_empty() && !misses_note {
             let what =
                 format!("{}: {operation}: change {at} ({call}): {:?}", stack.name, reopened.listed_otherwise);
             report.find(&what, "a listing gives other numbers than lookups", String::new());

@@ -18,7 +18,7 @@ pub struct Stack {
     pub outside: Vec<(usize, &'static str)>,
     /// What an earlier mount has done.
     pub history: Vec<Operation>,
-    /// Whether it is played with every `cargo test` on disk as well.
+    /// Whether it is always played on a real disk, too.
     pub on_disk: bool,
 }
 
@@ -60,7 +60,7 @@ pub fn all() -> Vec<Stack> {
         on_disk: false,
     };
     vec![
-        Stack { on_disk: true, ..stack("everything in the lower", vec![], vec![rich()]) },
+        Stack { ..stack("everything in the lower", vec![], vec![rich()]) },
         stack("everything in the upper", rich(), vec![vec![]]),
         stack(
             "two lowers merge",
@@ -77,7 +77,6 @@ pub fn all() -> Vec<Stack> {
             ],
         ),
         Stack {
-            on_disk: true,
             ..stack(
                 "the upper merges",
                 vec![
@@ -162,7 +161,6 @@ pub fn all() -> Vec<Stack> {
         ),
         Stack {
             overlay_upper: true,
-            on_disk: true,
             ..stack(
                 "an upper from overlayfs",
                 vec![device("a"), dir("d"), device("d/x"), device("d/y"), device("d/s"), device("e")],
@@ -173,7 +171,6 @@ pub fn all() -> Vec<Stack> {
         stack("hard links under an upper directory", vec![dir("d"), whiteout("b")], vec![linked()]),
         Stack {
             history: vec![Operation::Write("b", 0)],
-            on_disk: true,
             ..stack("hard links that were written", vec![], vec![linked()])
         },
         Stack {
