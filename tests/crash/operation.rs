@@ -157,11 +157,7 @@ impl Operation {
                 known.push(union.link(id, dir, name.as_ref())?.attr.id);
                 Ok(())
             }
-            Unlink(path) => {
-                find(union, path, known)?;
-                let (dir, name) = parent(union, path, known)?;
-                union.unlink(dir, name.as_ref())
-            }
+            Unlink(path) => unlink(union, path, known),
             Rmdir(path) => {
                 find(union, path, known)?;
                 let (dir, name) = parent(union, path, known)?;
@@ -216,6 +212,12 @@ impl Operation {
             }
         }
     }
+}
+
+pub fn unlink(union: &Union, path: &str, known: &mut Vec<NodeId>) -> Result<()> {
+    find(union, path, known)?;
+    let (dir, name) = parent(union, path, known)?;
+    union.unlink(dir, name.as_ref())
 }
 
 /// The directory's path and the name in it.
