@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use plyfs::rules::BranchId;
 use plyfs::rules::name::Name;
-use plyfs::union::inode_table::{Handed, InodeTable, NumberTaken};
+use plyfs::union::inode_table::{FoundInode, InodeTable, Lookup, NumberTaken};
 use plyfs::union::node::{Body, DirPart, Node, NodeId, NodeState, Place, RealId};
 use rustix::fs::FileType;
 
@@ -76,10 +76,8 @@ impl Filled {
 
     fn intern(&self, number: u64, kind: FileType, parent: Arc<Node>, body: Body) -> Arc<Node> {
         let name = Name::new(OsStr::new(&format!("file-{number}"))).expect("a name");
-        let state = state(Place::Entry(parent, name), body, number);
-        let known =
-            self.table.intern(NodeId(number), kind, state, None, Handed::ToKernel, NumberTaken::GiveAlias);
-        known.expect("a node")
+        let found = found(number, kind, state(Place::Entry(parent, name), body, number));
+        self.table.intern(found, Lookup::Counted, NumberTaken::GiveAlias).expect("a node")
     }
 
     /// As the kernel does when it needs memory.
@@ -95,11 +93,16 @@ impl Filled {
 }
 
 fn directory() -> Body {
-    Body::Dir([DirPart { branch: BranchId(1), ..DirPart::NEW_IN_UPPER }].into())
+    let part = DirPart::new_in_upper(RealId::NONE, false);
+    Body::Dir([DirPart { branch: BranchId(1), ..part }].into())
 }
 
 fn state(place: Place, body: Body, ino: u64) -> NodeState {
-    NodeState { place, other: None, body, real: RealId { filesystem: 0, ino } }
+    NodeState::found(place, body, RealId { filesystem: 0, ino, birth: 0 })
+}
+
+fn found(number: u64, kind: FileType, state: NodeState) -> FoundInode {
+    FoundInode { number: NodeId(number), kind, state, lower: None, renumbers: false, hard_linked: false }
 }
 
 fn memory(_: &mut Criterion) {
@@ -131,8 +134,8 @@ fn time(criterion: &mut Criterion) {
             || filled.table.find(next()).expect("a node"),
             |node| {
                 let state = node.state().clone();
-                let taken = NumberTaken::GiveAlias;
-                filled.table.intern(node.id, node.kind, state, None, Handed::ToKernel, taken)
+                let found = found(node.id.0, node.kind, state);
+                filled.table.intern(found, Lookup::Counted, NumberTaken::GiveAlias)
             },
             BatchSize::SmallInput,
         );

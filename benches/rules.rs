@@ -35,9 +35,9 @@ fn names(criterion: &mut Criterion) {
 /// What a stack says of a name: a directory in every branch, the longest way; or a file in the lowest.
 fn resolve(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("resolve");
-    let nothing = Entry { found: None, whiteout: false };
-    let directory = Entry { found: Some(Found::Dir { opaque: false }), whiteout: false };
-    let file = Entry { found: Some(Found::Leaf), whiteout: false };
+    let nothing = Entry::default();
+    let directory = Entry { found: Some(Found::Dir { opaque: false }), ..Entry::default() };
+    let file = Entry { found: Some(Found::Leaf), ..Entry::default() };
     for branches in [1_u16, 8, 64] {
         group.throughput(Throughput::Elements(branches.into()));
         for (what, above, lowest) in [("a directory", directory, directory), ("a file below", nothing, file)]
@@ -90,7 +90,7 @@ fn merge(criterion: &mut Criterion) {
 
 fn plans(criterion: &mut Criterion) {
     let (old, new) = (name("old"), name("new"));
-    let absent = EntryStack { upper: Entry { found: None, whiteout: false }, lowers: Resolution::Absent };
+    let absent = EntryStack { upper: Entry::default(), lowers: Resolution::Absent };
     let in_lower = EntryStack { lowers: Resolution::Leaf(BranchId(1)), ..absent.clone() };
     let (source, target) = (At { name: &old, stack: &in_lower }, At { name: &new, stack: &absent });
     let mut group = criterion.benchmark_group("plan");

@@ -56,6 +56,8 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
   uidmapping=D:S:N[:…]   show the N ids from D on disk as those from S; also gidmapping=
   squash_to_root         show everything as root's; also squash_to_uid=N, squash_to_gid=N
   upper_from_overlayfs   the upper was written by overlayfs: a 0:0 device in it is a whiteout
+  stable_inodes          branches on FUSE keep their inode numbers over a remount: then hard links of
+                         their files stay together when one is written
   threads=N              how many requests are answered at once, 1 to 64 (default 16)
 What fuse-overlayfs, overlayfs, AUFS, unionfs-fuse, libfuse and mount(8) know beyond these is
 accepted if leaving it out weakens nothing and changes nothing that is shown, and refused with

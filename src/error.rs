@@ -57,7 +57,7 @@ pub enum Error {
     #[error("no such name can exist through the mount: it {0}")]
     Name(BadName),
     /// On the disk is another inode than the one that was meant: a branch was changed behind the mount. Whoever
-    /// went by a name is to look it up again.
+    /// went by a name is to look it up again. 0 where the node is not known.
     #[error("node {0} is not what it was: a branch was changed behind the mount")]
     Stale(u64),
     /// What overlayfs keeps elsewhere, and notes here in a way that is not followed.
@@ -74,7 +74,7 @@ pub enum Error {
     #[error("a defect of plyfs, please report it: {0}")]
     Bug(&'static str),
     /// Somebody else's file or directory is where the workdir's notes go.
-    #[error("`{}` in the workdir {what}: remove it, or take another workdir", shown(.name))]
+    #[error("`plyfs/{}` in the workdir {what}: remove it, or take another workdir", shown(.name))]
     UnfitWorkdir {
         /// Its name.
         name: OsString,

@@ -126,7 +126,7 @@ fn failed(call: &'static str, errno: Errno) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::{Atime, Dir};
+    use super::super::read::{Atime, Dir, Inodes};
     use super::super::write::UpperDir;
     use super::*;
     use std::ffi::OsStr;
@@ -135,14 +135,15 @@ mod tests {
 
     /// A file with data in two places of a hole, and an empty one, beside each other.
     fn sparse_and_empty(dir: &tempfile::TempDir) -> (ReadFile, WriteFile, u64) {
-        let upper = UpperDir::root(File::open(dir.path()).unwrap().into(), Atime::Kept);
+        let upper = UpperDir::root(File::open(dir.path()).unwrap().into(), Atime::Kept, Inodes::MayChange);
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         let from = upper.create(OsStr::new("from"), mode).unwrap();
         let size = 64 << 20;
         from.truncate(size).unwrap();
         from.write_all_at(0, b"begin").unwrap();
         from.write_all_at((32 << 20) + 17, &[7; 10_000]).unwrap();
-        let lower = Dir::root(File::open(dir.path()).unwrap().into(), BranchId(1), Atime::Kept);
+        let lower =
+            Dir::root(File::open(dir.path()).unwrap().into(), BranchId(1), Atime::Kept, Inodes::MayChange);
         let from = lower.open_inode(OsStr::new("from")).unwrap().open_read().unwrap();
         (from, upper.create(OsStr::new("to"), mode).unwrap(), size)
     }

@@ -2,9 +2,10 @@
 //!
 //! By its file handle, which holds what the filesystem itself tells inodes apart by (on most: number and
 //! generation). name_to_handle_at(2) needs no privilege. Where there is none, by number and time of birth.
-//! Where there is neither, by nothing: such an inode is not remembered.
+//! Where there is neither, by nothing: such an inode is not remembered. Nor is one of a FUSE filesystem or a FAT: what
+//! they call a handle holds a number that goes with the mount.
 //!
-//! One of the two files with `unsafe` code: no safe call names a handle.
+//! One of the three files with `unsafe` code: no safe call names a handle.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -15,7 +16,9 @@ use parking_lot::Mutex;
 use rustix::fs;
 use rustix::io::{self, Errno};
 
+use super::read::Inodes;
 use super::stat::Stat;
+use crate::rules::BranchId;
 
 /// What an inode is called for ever: printable, without spaces, at most 255 bytes, so that it can also be a file's
 /// name.
@@ -41,21 +44,30 @@ impl LastingId {
     ///
     /// # Errors
     /// Those of fstatfs(2) and name_to_handle_at(2), but for filesystems that have no handles.
-    pub(super) fn of(fd: impl AsFd, stat: &Stat) -> io::Result<Option<Self>> {
+    pub(super) fn of(
+        fd: impl AsFd,
+        stat: &Stat,
+        branch: BranchId,
+        inodes: Inodes,
+    ) -> io::Result<Option<Self>> {
         let fd = fd.as_fd();
+        let tag = filesystem(fd, stat)?;
         let mut text = String::new();
+        // Writing to a String cannot fail.
         match handle(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)? {
-            Some((kind, bytes)) => {
-                // Writing to a String cannot fail.
+            Some((kind, bytes)) if tag != FilesystemTag::Unstable => {
                 write!(text, "h{kind:x}-").unwrap_or_default();
                 bytes.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap_or_default());
             }
-            None if stat.st_birth != 0 => {
-                write!(text, "b{:x}-{:x}", stat.st_ino, stat.st_birth).unwrap_or_default();
+            _ if tag != FilesystemTag::Unstable && stat.st_birth != 0 => {
+                write!(text, "b{:x}", stat.st_birth).unwrap_or_default();
             }
-            None => return Ok(None),
+            // The number alone is not known to be lasting, unless somebody says so.
+            _ if inodes == Inodes::Stable => text.push('n'),
+            _ => return Ok(None),
         }
-        write!(text, "-{}", filesystem(fd, stat)?).unwrap_or_default();
+        text.push('-');
+        text.push_str(&tag.text(stat, branch));
         // A handle has at most 128 bytes: 256 digits. What is longer than a name is cut to a digest of it.
         if text.len() > 200 {
             text = format!("d{:016x}{:016x}", digest(&text, 0), digest(&text, 1));
@@ -73,48 +85,59 @@ impl LastingId {
 }
 
 /// How the inodes of a filesystem are told from those of another with the same handles.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FilesystemTag {
     /// By what the filesystem says of itself in every mount.
     Id(u64),
-    /// It says nothing that stays: by size and time of modification of the inode.
-    Times,
+    /// It says nothing that stays: by what stays of the inode.
+    Inode,
+    /// Its inodes have other handles in the next mount.
+    Unstable,
+}
+
+impl FilesystemTag {
+    /// The upper is one filesystem, and its inodes change; those of lowers do not, and there may be several.
+    fn text(self, stat: &Stat, branch: BranchId) -> String {
+        match self {
+            _ if branch.is_upper() || branch == BranchId::WORK => "u".to_owned(),
+            Self::Id(id) => format!("{id:x}"),
+            _ if stat.st_birth != 0 => format!("b{:x}", stat.st_birth),
+            // A directory's time changes with every entry.
+            _ if stat.kind() == fs::FileType::Directory => "t".to_owned(),
+            _ => format!("t{:x}s{:x}n{:x}", stat.st_size, stat.st_mtime, stat.st_mtime_nsec),
+        }
+    }
 }
 
 /// By device number, of all filesystems so far.
 static TAGS: Mutex<Vec<(u64, FilesystemTag)>> = Mutex::new(Vec::new());
 
-fn filesystem(fd: impl AsFd, stat: &Stat) -> io::Result<String> {
+fn filesystem(fd: impl AsFd, stat: &Stat) -> io::Result<FilesystemTag> {
     let known = TAGS.lock().iter().find(|(device, _)| *device == stat.st_dev).map(|(_, tag)| *tag);
-    let tag = match known {
-        Some(tag) => tag,
-        None => {
-            let tag = tag_of(fd)?;
-            TAGS.lock().push((stat.st_dev, tag));
-            tag
-        }
-    };
-    Ok(match tag {
-        FilesystemTag::Id(id) => format!("{id:x}"),
-        // A directory's time changes with every entry.
-        FilesystemTag::Times if stat.kind() == fs::FileType::Directory => "t".to_owned(),
-        FilesystemTag::Times => {
-            format!("t{:x}s{:x}n{:x}", stat.st_size, stat.st_mtime, stat.st_mtime_nsec)
-        }
-    })
+    if let Some(tag) = known {
+        return Ok(tag);
+    }
+    let tag = tag_of(fd)?;
+    TAGS.lock().push((stat.st_dev, tag));
+    Ok(tag)
 }
 
 fn tag_of(fd: impl AsFd) -> io::Result<FilesystemTag> {
+    // What these call f_fsid comes from their UUID; xfs', f2fs' and squashfs' from the device.
     const EXT4: u32 = 0xef53;
-    const XFS: u32 = 0x5846_5342;
     const BTRFS: u32 = 0x9123_683e;
     const TMPFS: u32 = 0x0102_1994;
-    const F2FS: u32 = 0xf2f5_2010;
+    const FUSE: u32 = 0x6573_5546;
+    const VFAT: u32 = 0x4d44;
+    const EXFAT: u32 = 0x2011_bab0;
     let kind = fs::fstatfs(&fd)?.f_type as u32;
-    if [EXT4, XFS, BTRFS, TMPFS, F2FS].contains(&kind) {
+    if [FUSE, VFAT, EXFAT].contains(&kind) {
+        return Ok(FilesystemTag::Unstable);
+    }
+    if [EXT4, BTRFS, TMPFS].contains(&kind) {
         return Ok(FilesystemTag::Id(fs::fstatvfs(&fd)?.f_fsid));
     }
-    Ok(FilesystemTag::Times)
+    Ok(FilesystemTag::Inode)
 }
 
 fn digest(text: &str, seed: u64) -> u64 {
@@ -161,7 +184,9 @@ mod tests {
 
     fn id(file: &File) -> LastingId {
         let stat = Stat::of(file, c"", AtFlags::EMPTY_PATH).unwrap();
-        LastingId::of(file, &stat).unwrap().expect("this disk has handles or times of birth")
+        LastingId::of(file, &stat, BranchId(1), Inodes::MayChange)
+            .unwrap()
+            .expect("this disk has handles or times of birth")
     }
 
     #[test]

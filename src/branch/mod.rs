@@ -26,7 +26,7 @@ pub use caller::{Caller, act_as, keep_capabilities, prepare_thread};
 pub use copy::Copier;
 pub use door::Call;
 pub use handle::LastingId;
-pub use read::{Atime, Dir, DirEntry, Inode, ReadFile};
+pub use read::{Atime, Dir, DirEntry, Inode, Inodes, ReadFile};
 pub use stat::Stat;
 pub use workdir::{HOME, Parked, Staged, WorkDir};
 pub use write::{Ownership, UpperDir, UpperInode, WriteFile};

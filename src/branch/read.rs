@@ -38,11 +38,21 @@ pub enum Atime {
     Kept,
 }
 
+/// Whether inode numbers of a filesystem that has nothing better can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inodes {
+    /// A FUSE filesystem, a FAT or an overlayfs may show an inode under another number once nobody holds it.
+    MayChange,
+    /// The user says that they stay, also over a remount of that filesystem.
+    Stable,
+}
+
 /// What everything in a branch has from its root.
 #[derive(Clone, Copy, Debug)]
 struct Origin {
     branch: BranchId,
     atime: Atime,
+    inodes: Inodes,
 }
 
 impl Origin {
@@ -98,7 +108,11 @@ pub struct Inode {
 /// A regular file of a branch that is open for reading. It has no method that writes, and cannot become one that
 /// has.
 #[derive(Clone, Debug)]
-pub struct ReadFile(Inode);
+pub struct ReadFile {
+    inode: Inode,
+    /// Its size in bytes, if nobody changes it.
+    size: Option<u64>,
+}
 
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -114,21 +128,34 @@ impl AsFd for Inode {
 
 impl AsFd for ReadFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.inode.as_fd()
     }
 }
 
 impl Dir {
     /// Takes over the descriptor of a branch's root, of whatever kind it is.
     #[must_use]
-    pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime) -> Self {
-        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime } }
+    pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime, inodes: Inodes) -> Self {
+        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime, inodes } }
     }
 
     /// The branch that it belongs to.
     #[must_use]
     pub fn branch(&self) -> BranchId {
         self.origin.branch
+    }
+
+    /// The same directory, once it was moved into the branch of another.
+    pub(super) fn moved_to(&self, dir: &Self) -> Self {
+        Self { origin: dir.origin, ..self.clone() }
+    }
+
+    /// What a file is opened with, besides, so that its access time is treated as it is to be.
+    pub(super) fn atime_flag(&self) -> OFlags {
+        match self.origin.atime {
+            Atime::AsDisk => OFlags::empty(),
+            Atime::Kept => OFlags::NOATIME,
+        }
     }
 
     fn inside(&self, fd: OwnedFd, reading: Option<Arc<Mutex<()>>>) -> Self {
@@ -245,6 +272,9 @@ impl Dir {
         const OVERLAYFS: u32 = 0x794c_7630;
         const VFAT: u32 = 0x4d44;
         const EXFAT: u32 = 0x2011_bab0;
+        if self.origin.inodes == Inodes::Stable {
+            return Ok(false);
+        }
         let kind = fs::fstatfs(&self.fd).map_err(self.origin.failed("fstatfs"))?.f_type as u32;
         Ok([FUSE, OVERLAYFS, VFAT, EXFAT].contains(&kind))
     }
@@ -271,12 +301,17 @@ impl Inode {
     pub fn open_read(&self) -> Result<ReadFile> {
         let opened = self.origin.open(OFlags::RDONLY, |flags| self.reopen(flags));
         let fd = Arc::new(opened.map_err(self.origin.failed("open"))?);
-        Ok(ReadFile(Self { fd, is_path: false, origin: self.origin }))
+        Ok(ReadFile::of(Self { fd, is_path: false, origin: self.origin }))
     }
 
     /// Opens the same inode once more.
     pub(super) fn reopen(&self, flags: OFlags) -> io::Result<OwnedFd> {
         fs::open(&*self.path(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Opens the same inode for reading and writing.
+    pub(super) fn reopen_to_write(&self) -> io::Result<OwnedFd> {
+        self.origin.open(OFlags::RDWR, |flags| self.reopen(flags))
     }
 
     pub(super) fn reopened(&self, fd: OwnedFd) -> Self {
@@ -335,7 +370,8 @@ impl Inode {
     /// # Errors
     /// Those of name_to_handle_at(2) and fstatfs(2).
     pub fn lasting_id(&self, stat: &Stat) -> Result<Option<LastingId>> {
-        LastingId::of(&self.fd, stat).map_err(self.failed("name_to_handle_at"))
+        LastingId::of(&self.fd, stat, self.origin.branch, self.origin.inodes)
+            .map_err(self.failed("name_to_handle_at"))
     }
 
     /// Does by an open file's descriptor what an `O_PATH` one is not good for: that goes by its path in /proc, which
@@ -359,13 +395,19 @@ impl Inode {
 
 impl ReadFile {
     pub(super) fn of(inode: Inode) -> Self {
-        Self(inode)
+        Self { inode, size: None }
+    }
+
+    /// The same, if nobody changes the file: then its end need not be looked for.
+    #[must_use]
+    pub fn of_size(self, stat: &Stat) -> Self {
+        Self { size: Some(stat.st_size as u64), ..self }
     }
 
     /// The inode behind the file, for looking.
     #[must_use]
     pub fn inode(&self) -> &Inode {
-        &self.0
+        &self.inode
     }
 
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
@@ -379,7 +421,10 @@ impl ReadFile {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.0.failed("pread")(errno)),
+                Err(errno) => return Err(self.inode.failed("pread")(errno)),
+            }
+            if self.size == Some(offset + done as u64) {
+                break;
             }
         }
         Ok(done)
@@ -390,7 +435,7 @@ impl ReadFile {
     /// # Errors
     /// Those of lseek(2): ENXIO beyond the end.
     pub fn seek(&self, to: SeekFrom) -> Result<u64> {
-        fs::seek(self, to).map_err(self.0.failed("lseek"))
+        fs::seek(self, to).map_err(self.inode.failed("lseek"))
     }
 }
 

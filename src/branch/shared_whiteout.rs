@@ -41,14 +41,13 @@ impl SharedWhiteouts {
         &self,
         stage: &UpperDir,
         fresh: impl FnOnce() -> OsString,
+        owner: Owner,
         dir: &UpperDir,
         name: &OsStr,
     ) -> Result<()> {
-        let stat = dir.stat_self()?;
-        let owner = (stat.st_uid, stat.st_gid);
         if !self.without_links.lock().contains(&owner) {
             let template = template_name(owner);
-            let link = || dir.link(&stage.open_upper_inode(&template)?, name);
+            let link = || dir.link_entry(stage, &template, name);
             let linked = match link() {
                 // The first one, or the last one that the filesystem allows of this file.
                 Err(e) if e.is(Errno::NOENT) || e.is(Errno::MLINK) => {

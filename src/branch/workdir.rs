@@ -61,6 +61,8 @@ const STAGE: &str = "stage";
 const UNLINKED: &str = "unlinked";
 const LINKS: &str = "links";
 const PRIVATE: Mode = Mode::RWXU;
+/// The permission bits of everybody but the owner.
+const OTHERS: u32 = 0o077;
 
 impl WorkDir {
     /// Prepares the workdir; removes what a crash left of staged and of unlinked files.
@@ -217,7 +219,16 @@ impl WorkDir {
     /// # Errors
     /// Those of linkat(2) and mknodat(2) but for EEXIST.
     pub fn make_marker(&self, dir: &UpperDir, name: &OsStr) -> Result<()> {
-        self.whiteouts.make(&self.stage()?, || self.fresh_name(), dir, name)
+        let stat = dir.stat_self()?;
+        self.make_marker_of((stat.st_uid, stat.st_gid), dir, name)
+    }
+
+    /// The same in a directory that will belong to `owner`, a user and a group.
+    ///
+    /// # Errors
+    /// As [`Self::make_marker`].
+    pub fn make_marker_of(&self, owner: (u32, u32), dir: &UpperDir, name: &OsStr) -> Result<()> {
+        self.whiteouts.make(&self.stage()?, || self.fresh_name(), owner, dir, name)
     }
 
     /// A directory, for us alone until it takes on its original's mode, and the same to stage its children in.
@@ -371,7 +382,8 @@ fn make_private(dir: &UpperDir, name: &OsStr) -> Result<()> {
 
 /// Opens a directory that nobody but us can look into.
 fn open_private(dir: &UpperDir, name: &OsStr) -> Result<UpperDir> {
-    let unfit = |what| Error::UnfitWorkdir { name: name.to_owned(), what };
+    let shown = if name == HOME { "" } else { name.to_str().unwrap_or_default() };
+    let unfit = |what| Error::UnfitWorkdir { name: shown.into(), what };
     let opened = dir.open_upper_dir(name).map_err(|e| match e.errno() {
         Errno::NOTDIR | Errno::LOOP => unfit("is not a directory"),
         _ => e,
@@ -380,7 +392,14 @@ fn open_private(dir: &UpperDir, name: &OsStr) -> Result<UpperDir> {
     if stat.st_uid != rustix::process::geteuid().as_raw() {
         return Err(unfit("belongs to another user"));
     }
-    if stat.st_mode & 0o077 != 0 {
+    if stat.st_mode & OTHERS != 0 {
+        let inode = opened.upper_inode();
+        let keeps_modes = inode.chmod(PRIVATE).is_ok() && inode.stat()?.st_mode & OTHERS == 0;
+        if !keeps_modes {
+            return Err(Error::UnfitUpper("does not keep permission bits"));
+        }
+        // As it was: whoever could has put something into it.
+        inode.chmod(Mode::from_raw_mode(stat.st_mode))?;
         return Err(unfit("is open to others"));
     }
     Ok(opened)

@@ -15,7 +15,7 @@ use rustix::fs::{
 use rustix::io::{self, Errno};
 
 use super::door::{Call, change, failed, try_change};
-use super::read::{Atime, Dir, Inode, ReadFile};
+use super::read::{Atime, Dir, Inode, Inodes, ReadFile};
 use super::stat::Stat;
 use crate::error::Result;
 use crate::rules::BranchId;
@@ -83,14 +83,20 @@ impl AsFd for WriteFile {
 impl UpperDir {
     /// Takes over the root of the upper.
     #[must_use]
-    pub fn root(fd: OwnedFd, atime: Atime) -> Self {
-        Self(Dir::root(fd, BranchId::UPPER, atime))
+    pub fn root(fd: OwnedFd, atime: Atime, inodes: Inodes) -> Self {
+        Self(Dir::root(fd, BranchId::UPPER, atime, inodes))
     }
 
     /// Takes over the workdir.
     #[must_use]
-    pub fn workdir(fd: OwnedFd) -> Self {
-        Self(Dir::root(fd, BranchId::WORK, Atime::Kept))
+    pub fn workdir(fd: OwnedFd, atime: Atime, inodes: Inodes) -> Self {
+        Self(Dir::root(fd, BranchId::WORK, atime, inodes))
+    }
+
+    /// The same directory, once it was moved into another that belongs to the upper.
+    #[must_use]
+    pub fn moved_to(&self, dir: &Self) -> Self {
+        Self(self.0.moved_to(dir))
     }
 
     /// The directory under `name`.
@@ -120,7 +126,8 @@ impl UpperDir {
     /// # Errors
     /// Those of openat(2) with `O_CREAT | O_EXCL`.
     pub fn create(&self, name: &OsStr, mode: Mode) -> Result<WriteFile> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | new | self.atime_flag();
         let fd = change(Call::Create(self, name), || fs::openat(self, name, flags, mode))?;
         Ok(WriteFile::new(self, fd))
     }
@@ -130,7 +137,7 @@ impl UpperDir {
     /// # Errors
     /// Those of openat(2) with `O_TMPFILE`; EOPNOTSUPP, EISDIR or EINVAL where there is no such thing.
     pub fn create_unnamed(&self, mode: Mode) -> Result<WriteFile> {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC | self.atime_flag();
         let fd = change(Call::CreateUnnamed(self), || fs::openat(self, c".", flags, mode))?;
         Ok(WriteFile::new(self, fd))
     }
@@ -169,6 +176,14 @@ impl UpperDir {
         })
     }
 
+    /// Gives an entry of a directory that nobody else can change one more name, here.
+    ///
+    /// # Errors
+    /// Those of linkat(2).
+    pub(super) fn link_entry(&self, from: &Self, old: &OsStr, name: &OsStr) -> Result<()> {
+        change(Call::Link(from.as_fd(), self, name), || fs::linkat(from, old, self, name, AtFlags::empty()))
+    }
+
     /// Removes a non-directory.
     ///
     /// # Errors
@@ -195,6 +210,7 @@ impl UpperDir {
         let mut left = vec![(0, name.to_owned())];
         let mut way: Vec<OsString> = Vec::new();
         let mut dir = self.clone();
+        let mut emptied = None;
         while let Some((depth, name)) = left.last().cloned() {
             if way.len() != depth {
                 way.truncate(depth);
@@ -204,6 +220,12 @@ impl UpperDir {
                 left.pop();
                 continue;
             }
+            if emptied.as_ref() == Some(&(depth, name.clone())) {
+                // Something is in it that is not there when it is to be removed: another union's markers, or what
+                // NFS keeps of open files.
+                return Err(failed(&Call::Rmdir(&dir, &name), Errno::NOTEMPTY));
+            }
+            emptied = Some((depth, name.clone()));
             dir = dir.open_upper_dir(&name)?;
             way.push(name);
             for child in dir.list()? {
@@ -330,7 +352,7 @@ impl UpperInode {
     /// # Errors
     /// Those of open(2).
     pub fn open_write(&self) -> Result<WriteFile> {
-        let open = || self.reopen(OFlags::RDWR);
+        let open = || self.reopen_to_write();
         let opened = match open() {
             // Whoever created the file read-only may still write through that handle, and we are asked
             // to do it by inode. The kernel has checked the caller; as the owner we let ourselves in.

@@ -150,7 +150,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let dir = node(parent);
         self.serve_with(Opcode::Lookup, never, name, move |service, name| {
-            reply::looked_up(reply, service.union.lookup(dir, name), &service.ids);
+            reply::looked_up(reply, service.fresh(service.union.lookup(dir, name)), &service.ids);
         });
     }
 
@@ -163,7 +163,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let id = node(ino);
         self.serve(Opcode::Getattr, never, move |service| {
-            reply::attr(reply, service.union.getattr(id), &service.ids);
+            reply::attr(reply, service.fresh(service.union.getattr(id)), &service.ids);
         });
     }
 
@@ -190,14 +190,17 @@ impl Filesystem for Adapter {
         let asker = Asker::of(request);
         let is_long = move |union: &Union| union.is_long_setattr(node(ino), &changes);
         self.serve(Opcode::Setattr, is_long, move |service| {
-            reply::attr(reply, service.setattr(asker, ino, changes), &service.ids);
+            reply::attr(reply, service.fresh(service.setattr(asker, ino, changes)), &service.ids);
         });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
         let id = node(ino);
         self.serve(Opcode::Readlink, never, move |service| {
-            reply::data(reply, service.union.readlink(id).map(std::ffi::OsString::into_encoded_bytes));
+            reply::data(
+                reply,
+                service.fresh(service.union.readlink(id)).map(std::ffi::OsString::into_encoded_bytes),
+            );
         });
     }
 
@@ -214,7 +217,7 @@ impl Filesystem for Adapter {
         let asker = Asker::of(request);
         self.serve_with(Opcode::Mknod, never, name, move |service, name| {
             let new = NewNode::Other { mode, device: device_number(rdev) };
-            reply::entry(reply, service.make(asker, umask, parent, name, new), &service.ids);
+            reply::entry(reply, service.fresh(service.make(asker, umask, parent, name, new)), &service.ids);
         });
     }
 
@@ -229,7 +232,7 @@ impl Filesystem for Adapter {
     ) {
         let asker = Asker::of(request);
         self.serve_with(Opcode::Mkdir, never, name, move |service, name| {
-            let made = service.make(asker, umask, parent, name, NewNode::Dir(mode));
+            let made = service.fresh(service.make(asker, umask, parent, name, NewNode::Dir(mode)));
             reply::entry(reply, made, &service.ids);
         });
     }
@@ -237,14 +240,14 @@ impl Filesystem for Adapter {
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let dir = node(parent);
         self.serve_with(Opcode::Unlink, never, name, move |service, name| {
-            reply::empty(reply, service.union.unlink(dir, name));
+            reply::empty(reply, service.fresh(service.union.unlink(dir, name)));
         });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let dir = node(parent);
         self.serve_with(Opcode::Rmdir, never, name, move |service, name| {
-            reply::empty(reply, service.union.rmdir(dir, name));
+            reply::empty(reply, service.fresh(service.union.rmdir(dir, name)));
         });
     }
 
@@ -253,7 +256,7 @@ impl Filesystem for Adapter {
         let target = target.to_owned();
         self.serve_with(Opcode::Symlink, never, name, move |service, name| {
             let new = NewNode::Symlink(target.as_os_str());
-            reply::entry(reply, service.make(asker, 0, parent, name, new), &service.ids);
+            reply::entry(reply, service.fresh(service.make(asker, 0, parent, name, new)), &service.ids);
         });
     }
 
@@ -272,7 +275,7 @@ impl Filesystem for Adapter {
         let is_long = |union: &Union| union.is_long_rename((dir, name), (new_dir, &target));
         self.serve_with(Opcode::Rename, is_long, name, move |service, name| {
             let rename = |mode| service.union.rename((dir, name), (new_dir, &new_name), mode);
-            reply::empty(reply, rename_mode(flags).and_then(rename));
+            reply::empty(reply, service.fresh(rename_mode(flags).and_then(rename)));
         });
     }
 
@@ -290,7 +293,7 @@ impl Filesystem for Adapter {
             |union| union.is_long_change(id),
             new_name,
             move |service, new_name| {
-                reply::entry(reply, service.union.link(id, dir, new_name), &service.ids);
+                reply::entry(reply, service.fresh(service.union.link(id, dir, new_name)), &service.ids);
             },
         );
     }
@@ -346,7 +349,7 @@ impl Filesystem for Adapter {
                 if buffer.len() < size {
                     buffer.resize(size, 0);
                 }
-                let read = service.union.read(id, offset, &mut buffer[..size]);
+                let read = service.fresh(service.union.read(id, offset, &mut buffer[..size]));
                 reply::data(reply, read.map(|read| &buffer[..read]));
             });
         });
@@ -372,7 +375,7 @@ impl Filesystem for Adapter {
             data,
             move |service, data| {
                 let write = |kill: KillPriv<'_>| service.union.write(id, offset, data, kill);
-                reply::written(reply, service.change_data(asker, kills, ino, write));
+                reply::written(reply, service.fresh(service.change_data(asker, kills, ino, write)));
             },
         );
     }
@@ -383,7 +386,7 @@ impl Filesystem for Adapter {
             Opcode::Fsync,
             |union| union.is_long_sync(id),
             move |service| {
-                reply::empty(reply, service.union.fsync(id, data_only));
+                reply::empty(reply, service.fresh(service.union.fsync(id, data_only)));
             },
         );
     }
@@ -401,7 +404,7 @@ impl Filesystem for Adapter {
             Opcode::Fsyncdir,
             |union| union.is_long_sync(id),
             move |service| {
-                reply::empty(reply, service.union.fsync_dir(id));
+                reply::empty(reply, service.fresh(service.union.fsync_dir(id)));
             },
         );
     }
@@ -416,7 +419,7 @@ impl Filesystem for Adapter {
     ) {
         let id = node(ino);
         self.serve(Opcode::Readdir, never, move |service| {
-            reply::listing(reply, |take| service.union.readdir(id, offset, take));
+            reply::listing(reply, |take| service.fresh(service.union.readdir(id, offset, take)));
         });
     }
 
@@ -430,7 +433,9 @@ impl Filesystem for Adapter {
     ) {
         let id = node(ino);
         self.serve(Opcode::Readdirplus, never, move |service| {
-            reply::listing_plus(reply, &service.ids, |take| service.union.readdirplus(id, offset, take));
+            reply::listing_plus(reply, &service.ids, |take| {
+                service.fresh(service.union.readdirplus(id, offset, take))
+            });
         });
     }
 
@@ -451,14 +456,14 @@ impl Filesystem for Adapter {
         let is_long = |union: &Union| Service::is_sync(ino, name) || union.is_long_change(node(ino));
         let (asker, key) = (Asker::of(request), name.to_owned());
         self.serve_with(Opcode::Setxattr, is_long, value, move |service, value| {
-            reply::empty(reply, service.setxattr(asker, ino, &key, value, flags));
+            reply::empty(reply, service.fresh(service.setxattr(asker, ino, &key, value, flags)));
         });
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let asker = Asker::of(request);
         self.serve_with(Opcode::Getxattr, never, name, move |service, name| {
-            reply::xattr(reply, size, service.getxattr(asker, ino, name));
+            reply::xattr(reply, size, service.fresh(service.getxattr(asker, ino, name)));
         });
     }
 
@@ -468,7 +473,7 @@ impl Filesystem for Adapter {
             reply::xattr(
                 reply,
                 size,
-                service.union.listxattr(id).map(|keys| super::convert::key_list(&keys)),
+                service.fresh(service.union.listxattr(id)).map(|keys| super::convert::key_list(&keys)),
             );
         });
     }
@@ -480,7 +485,7 @@ impl Filesystem for Adapter {
             |union| union.is_long_change(id),
             name,
             move |service, name| {
-                reply::empty(reply, service.union.removexattr(id, name));
+                reply::empty(reply, service.fresh(service.union.removexattr(id, name)));
             },
         );
     }
@@ -502,7 +507,7 @@ impl Filesystem for Adapter {
             move |service| {
                 let allocate =
                     |kill: KillPriv<'_>| service.union.fallocate(id, offset, length, mode as u32, kill);
-                let allocated = service.change_data(asker, asker.kills(), ino, allocate);
+                let allocated = service.fresh(service.change_data(asker, asker.kills(), ino, allocate));
                 reply::empty(reply, allocated.map(|_| ()));
             },
         );
@@ -519,7 +524,7 @@ impl Filesystem for Adapter {
     ) {
         let id = node(ino);
         self.serve(Opcode::Lseek, never, move |service| {
-            let seek = |to| service.union.seek(id, to);
+            let seek = |to| service.fresh(service.union.seek(id, to));
             reply::offset(reply, seek_to(whence, offset).and_then(seek));
         });
     }
@@ -545,7 +550,7 @@ impl Filesystem for Adapter {
             let copy = |kill: KillPriv<'_>| {
                 service.union.copy_range((from, offset_in), (to, offset_out), length, kill)
             };
-            reply::written(reply, service.change_data(asker, asker.kills(), ino_out, copy));
+            reply::written(reply, service.fresh(service.change_data(asker, asker.kills(), ino_out, copy)));
         });
     }
 }

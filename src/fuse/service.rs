@@ -54,6 +54,18 @@ impl Service {
         Ok(Caller { uid: self.uid_on_disk(asker.uid)?, gid: self.gid_on_disk(asker.gid)?, umask })
     }
 
+    /// Lets the kernel forget what it knows of an inode that is not what it was: it asks again, and so finds out what
+    /// has its name by now. Done before the answer, so that whoever gets ESTALE can try again at once.
+    pub(super) fn fresh<T>(&self, result: Result<T>) -> Result<T> {
+        if let (Err(Error::Stale(id)), Some(notifier)) = (&result, self.notifier.get())
+            // A negative offset: the attributes, and no data.
+            && let Err(e) = notifier.inval_inode(INodeNo(*id), -1, 0)
+        {
+            log::debug!("the kernel does not know node {id} any more: {e}");
+        }
+        result
+    }
+
     /// Makes a new entry.
     pub(super) fn make(
         &self,

@@ -310,7 +310,13 @@ impl MountError {
             | Self::Unfound { .. }
             | Self::MountpointUnreadable { .. }
             | Self::MountpointInside { .. }
-            | Self::Union(Error::NoWhiteouts(_) | Error::UnfitUpper(_))
+            | Self::Union(
+                Error::NoWhiteouts(_)
+                | Error::UnfitUpper(_)
+                | Error::UnfitWorkdir { .. }
+                | Error::NewerWorkdir(_)
+                | Error::VolatileCrash,
+            )
             | Self::NotMounted(_) => Exit::Setup,
             Self::InUse { .. } | Self::Busy(_) => Exit::InUse,
             Self::NoSymFollow

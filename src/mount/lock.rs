@@ -269,11 +269,21 @@ fn keep_private(fd: &OwnedFd, what: &'static str, kind: FileType, mode: Mode) ->
     if owner != us {
         return Err(Unusable::NotOurs(what, format!("belongs to user {owner}, and plyfs runs as user {us}")));
     }
-    if Mode::from_raw_mode(stat.st_mode) != mode {
-        // A disk that keeps no modes: whether it will do at all is for the union to say.
-        if let Err(errno) = rustix::fs::fchmod(fd, mode) {
-            log::debug!("{what}: chmod: {errno}");
-        }
+    let found = Mode::from_raw_mode(stat.st_mode);
+    if found == mode {
+        return Ok(());
+    }
+    // A disk that keeps no modes: whether it will do at all is for the union to say.
+    if let Err(errno) = rustix::fs::fchmod(fd, mode) {
+        log::debug!("{what}: chmod: {errno}");
+        return Ok(());
+    }
+    let now: Stat =
+        rustix::fs::statat(fd, c"", AtFlags::EMPTY_PATH).map_err(|errno| Unusable::Sys("stat", errno))?;
+    if found.intersects(Mode::WGRP | Mode::WOTH) && Mode::from_raw_mode(now.st_mode) == mode {
+        // As it was: whoever could has put something into it.
+        rustix::fs::fchmod(fd, found).map_err(|errno| Unusable::Sys("chmod", errno))?;
+        return Err(Unusable::NotOurs(what, "can be written by others".to_owned()));
     }
     Ok(())
 }

@@ -107,6 +107,7 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
         overlay_upper: options.overlay_upper,
         squashed: ids.uid.is_squashed() || ids.gid.is_squashed(),
         noatime: options.flags.contains(rustix::mount::MountFlags::NOATIME),
+        stable_inodes: options.stable_inodes,
     };
     crate::branch::keep_capabilities();
     privileges::bound();
@@ -179,7 +180,10 @@ fn close(union: &Union) {
 
 /// The branches as AUFS shows them.
 fn listing(branches: &BranchRoots) -> Vec<String> {
-    let upper = branches.upper.iter().map(|upper| format!("{}=rw", shown(&upper.upper.path)));
+    let upper = branches.upper.iter().map(|upper| {
+        let access = if upper.writes { "rw" } else { "ro" };
+        format!("{}={access}", shown(&upper.upper.path))
+    });
     let lowers = branches.lowers.iter().map(|lower| format!("{}=ro", shown(&lower.path)));
     upper.chain(lowers).collect()
 }

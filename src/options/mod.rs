@@ -54,6 +54,8 @@ pub struct MountOptions {
     pub volatile: bool,
     /// Overlayfs wrote the upper: its 0:0 devices are whiteouts.
     pub overlay_upper: bool,
+    /// FUSE filesystems among the branches keep the numbers of their inodes.
+    pub stable_inodes: bool,
     /// Which ids are shown for which.
     pub ids: IdMapping,
     /// How many event loops answer requests.
@@ -232,6 +234,7 @@ struct Reader {
     by_user: bool,
     volatile: bool,
     overlay_upper: bool,
+    stable_inodes: bool,
     ids: IdMapping,
     threads: Option<usize>,
     warnings: Vec<Warning>,
@@ -251,6 +254,7 @@ impl Reader {
             by_user: true,
             volatile: false,
             overlay_upper: false,
+            stable_inodes: false,
             ids: IdMapping::default(),
             threads: None,
             warnings: Vec::new(),
@@ -323,6 +327,7 @@ impl Reader {
             b"volatile" => bare("volatile").map(|()| self.volatile = true),
             b"allow_other" => bare("allow_other").map(|()| self.sharing = Sharing::Everybody),
             b"upper_from_overlayfs" => bare("upper_from_overlayfs").map(|()| self.overlay_upper = true),
+            b"stable_inodes" => bare("stable_inodes").map(|()| self.stable_inodes = true),
             b"squash_to_root" => bare("squash_to_root").map(|()| {
                 self.ids.squash_uid = Some(0);
                 self.ids.squash_gid = Some(0);
@@ -376,6 +381,7 @@ impl Reader {
             labels: self.labels,
             volatile: self.volatile || args.volatile,
             overlay_upper: self.overlay_upper,
+            stable_inodes: self.stable_inodes,
             ids: self.ids,
             threads: self.threads.unwrap_or(threads),
             foreground: args.line.foreground || args.line.debug,

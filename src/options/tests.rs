@@ -84,6 +84,7 @@ fn switches() {
     assert!(with("-f").foreground && with("-d").foreground && with("--debug").foreground);
     assert!(with("-o volatile").volatile && with("--volatile").volatile);
     assert!(with("-o upper_from_overlayfs").overlay_upper);
+    assert!(with("-o stable_inodes").stable_inodes && !plain.stable_inodes);
     assert_eq!(with("-o ro").access, Access::ReadOnly);
     assert_eq!(with("-o ro,rw").access, Access::ReadWrite);
     assert_eq!(with("--read-only -o rw").access, Access::ReadOnly);

@@ -11,11 +11,12 @@
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode};
+use rustix::process::{getegid, geteuid};
 
 use super::Union;
 use super::index::LinkId;
 use super::node::{Body, DirPart, Node, Place};
-use crate::branch::{Inode, LastingId, Staged, Stat, UpperDir, UpperInode, WriteFile};
+use crate::branch::{Inode, LastingId, Ownership, Staged, Stat, UpperDir, UpperInode, WriteFile};
 use crate::error::{Error, Result};
 use crate::layer::is_private_xattr;
 use crate::rules::BranchId;
@@ -92,9 +93,8 @@ impl Union {
 
     fn copy_up_one_dir(&self, dir: &Arc<Node>, change: Change<'_>) -> Result<()> {
         let work = self.writable()?.work;
-        let original = self.inode(dir)?;
+        let (original, stat) = self.inode_and_stat(dir)?;
         let (staged, inside) = work.make_dir(&work.stage()?, work.fresh_name())?;
-        let stat = original.stat()?;
         self.copy_metadata(&staged, &original, &stat)?;
         change(staged.inode())?;
         let copy = inside.stat_self()?;
@@ -119,7 +119,7 @@ impl Union {
             return Err(Error::Bug("a directory that is not in the upper has moved"));
         }
         parent_dir.keeping_times(|| staged.commit(&parent_dir, name.as_os_str()))?;
-        self.dirs.put_upper(dir, inside);
+        self.dirs.put_upper(dir, inside.moved_to(&parent_dir));
         let mut state = dir.state();
         if let Body::Dir(lowers) = &state.body {
             let new = DirPart::new_in_upper(real, self.stack.devices_in_upper());
@@ -142,8 +142,8 @@ impl Union {
     fn copy_up_leaf(&self, node: &Arc<Node>, data: Data, change: Change<'_>) -> Result<()> {
         let work = self.writable()?.work;
         // The lower's object is where it is: it needs no lock while it is copied.
-        let original = self.inode(node)?;
-        let copy = self.stage_leaf(&work.stage()?, None, &original, data)?;
+        let (original, stat) = self.inode_and_stat(node)?;
+        let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
         change(copy.staged.inode())?;
         self.sync_copy(&copy, data)?;
         self.publish_leaf(node, copy, change)
@@ -205,23 +205,30 @@ impl Union {
         Ok(())
     }
 
-    /// Copies a lower file with several names up without giving the copy one in the upper: all names follow it. None
-    /// if its names cannot be told to follow.
-    pub(super) fn copy_up_linked(&self, node: &Arc<Node>) -> Result<Option<Stat>> {
+    /// Copies a lower file with several names up without giving the copy one in the upper: all names follow it. Says
+    /// whether it has done so; not if the names cannot be told to follow.
+    pub(super) fn copy_up_linked(&self, node: &Arc<Node>) -> Result<bool> {
         let work = self.writable()?.work;
         let _locked = node.lock();
         if node.is_in_upper() {
-            return Ok(None);
+            return Ok(false);
         }
-        let original = self.inode(node)?;
-        if self.link_key(&original, &original.stat()?)?.is_none() {
-            return Ok(None);
+        let (original, stat) = self.inode_and_stat(node)?;
+        if self.link_key(&original, &stat)?.is_none() {
+            return Ok(false);
         }
-        let copy = self.stage_leaf(&work.stage()?, None, &original, Data::Whole)?;
+        let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), Data::Whole)?;
         self.sync_copy(&copy, Data::Whole)?;
-        let stat = copy.original;
         self.publish_unnamed(node, copy)?;
-        Ok(Some(stat))
+        Ok(true)
+    }
+
+    /// Who will own the copy of what has these attributes.
+    pub(super) fn owner_of_copy(&self, original: &Stat) -> (u32, u32) {
+        match self.ownership() {
+            Ownership::AsOriginal => (original.st_uid, original.st_gid),
+            Ownership::Ours => (geteuid().as_raw(), getegid().as_raw()),
+        }
     }
 
     /// By which the other names of a lower file know its copy; None if it has none, or if notes are not kept.
@@ -291,11 +298,10 @@ impl Union {
         &self,
         dir: &UpperDir,
         name: Option<&std::ffi::OsStr>,
-        original: &Inode,
+        (original, stat): (&Inode, Stat),
         data: Data,
     ) -> Result<Copy> {
         let work = self.writable()?.work;
-        let stat = original.stat()?;
         let named = || name.map_or_else(|| work.fresh_name(), ToOwned::to_owned);
         let (staged, file) = match stat.kind() {
             FileType::RegularFile => {

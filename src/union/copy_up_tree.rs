@@ -24,13 +24,13 @@ use rustix::io::Errno;
 
 use super::copy_up::Data;
 use super::inode_table::Lookup;
-use super::node::{Body, DirPart, Node, NodeGuard, NodeId, RealId};
+use super::node::{Body, DirPart, Node, NodeGuard, NodeId, NodeState, RealId};
 use super::stack::Seen;
 use super::{Union, Writable};
 use crate::branch::{Inode, LastingId, Parked, Stat, UpperDir};
 use crate::error::{Error, Place, Result};
 use crate::rules::BranchId;
-use crate::rules::name::Name;
+use crate::rules::name::{MarkerName, Name};
 use crate::rules::plan::Refusal;
 
 /// What has been gathered. Dropping it drops what is staged.
@@ -180,7 +180,13 @@ impl Union {
         let stage = self.writable()?.work.stage()?;
         // A tree may be deeper than the stack: the directories that are being staged, from the top down.
         let mut way = vec![self.begin_dir(parent, top, name)?];
-        self.mark_opaque(&stage.open_upper_dir(&way[0].at)?)?;
+        let owner = self.owner_of_copy(&self.stat_of(top)?);
+        let opaque = MarkerName::opaque();
+        self.writable()?.work.make_marker_of(
+            owner,
+            &stage.open_upper_dir(&way[0].at)?,
+            opaque.as_os_str(),
+        )?;
         loop {
             let last = way.len() - 1;
             let dir = &mut way[last];
@@ -230,8 +236,7 @@ impl Union {
                 (moved, into.open_upper_dir(name.as_os_str())?)
             }
         };
-        let original = self.inode(&node)?;
-        let stat = original.stat()?;
+        let (original, stat) = self.inode_and_stat(&node)?;
         let inode = inside.upper_inode();
         inode
             .copy_metadata(&original, &stat, self.ownership(), |key| !crate::layer::is_private_xattr(key))?;
@@ -256,8 +261,8 @@ impl Union {
         let original = self.lower_inode(dir, name)?;
         let stat = original.stat()?;
         if stat.is_hard_linked() {
-            let (body, real) = (node.state().body.clone(), node.state().real);
-            if self.copy_up_linked(node)?.is_some() {
+            let NodeState { body, real, .. } = node.state().clone();
+            if self.copy_up_linked(node)? {
                 let copy = self.stat_of(node)?;
                 tree.linked.push((Arc::clone(node), body, real, copy));
             }
@@ -272,7 +277,7 @@ impl Union {
                 (work.make_link(into, staged_name, &copy)?, ArrivalKind::Link(original.lasting_id(&stat)?))
             }
             None => {
-                let copy = self.stage_leaf(into, Some(&staged_name), &original, Data::Whole)?;
+                let copy = self.stage_leaf(into, Some(&staged_name), (&original, stat), Data::Whole)?;
                 (copy.staged, ArrivalKind::Leaf)
             }
         };
@@ -292,11 +297,7 @@ impl Union {
         let inode =
             open.ok_or(Error::Bug("a name without its directory"))?.dir.open_inode(name.as_os_str())?;
         let meant = self.stack.xino.real(&stat);
-        if self.stack.is_meant(branch, &inode.stat()?, meant) {
-            Ok(inode)
-        } else {
-            Err(Error::Stale(meant.ino))
-        }
+        if self.stack.is_meant(branch, &inode.stat()?, meant) { Ok(inode) } else { Err(Error::Stale(0)) }
     }
 
     /// The node under a name, and whether the name is in the upper. A directory, and a file that has other names, is

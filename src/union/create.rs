@@ -85,7 +85,7 @@ impl Union {
             let inode = || self.upper_inode(&node)?.ok_or(Error::Stale(id.0));
             let locked = match node.entry() {
                 Some((dir, name)) => {
-                    let source = EntryRef { dir, name };
+                    let source = EntryRef { dir, name, meant: Some(id) };
                     let decide =
                         |locked: &LockedNames| Ok(plan::link(locked.source()?.at(), locked.target.at())?);
                     let (locked, plan) = self.plan(Some(&source), &target, decide)?;

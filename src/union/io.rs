@@ -64,7 +64,7 @@ impl Union {
         if matches!(node.state().body, Body::Linked(_)) {
             self.upper()?.index.sync()?;
         }
-        self.sync_names(&node)
+        self.with_descriptors(|| self.sync_names(&node))
     }
 
     /// Syncs the directories above a node in which copy-ups have made names that may not be on disk yet.
@@ -93,8 +93,10 @@ impl Union {
         if no_need || self.writable().is_err() {
             return Ok(());
         }
-        self.upper_dir(&node)?.sync()?;
-        self.sync_names(&node)
+        self.with_descriptors(|| {
+            self.upper_dir(&node)?.sync()?;
+            self.sync_names(&node)
+        })
     }
 
     /// Allocates, punches or zeroes a range, in the modes that the upper's filesystem has.
@@ -154,7 +156,9 @@ impl Union {
         refuse_non_file(node)?;
         self.with_descriptors(|| {
             let was_in_upper = node.is_in_upper();
-            let file = self.inode(node)?.open_read()?;
+            let (inode, stat) = self.inode_and_stat(node)?;
+            let file = inode.open_read()?;
+            let file = if was_in_upper { file } else { file.of_size(&stat) };
             self.files.put_if(node.id, file.clone(), || node.is_in_upper() == was_in_upper);
             Ok(file)
         })

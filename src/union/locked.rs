@@ -23,6 +23,8 @@ use crate::rules::resolve::EntryStack;
 pub(super) struct EntryRef {
     pub(super) dir: Arc<Node>,
     pub(super) name: Name,
+    /// The node that must have the name, if it is not just any.
+    pub(super) meant: Option<NodeId>,
 }
 
 /// One name of an operation while its directory is locked: nothing of this can change.
@@ -72,7 +74,7 @@ impl Union {
     /// EINVAL for a name that begins with `.wh.`, EROFS without an upper.
     pub(super) fn entry_ref(&self, dir: NodeId, name: &OsStr) -> Result<EntryRef> {
         self.writable()?;
-        Ok(EntryRef { dir: self.table.get(dir)?, name: Name::new(name)? })
+        Ok(EntryRef { dir: self.table.get(dir)?, name: Name::new(name)?, meant: None })
     }
 
     /// Locks the names of an operation and plans it by `decide`; does what a plan begins with that changes nothing
@@ -150,6 +152,9 @@ impl Union {
         let node = {
             let (parts, _locked) = self.lock_open(&entry.dir, Node::lock_shared)?;
             let node = self.peek(&entry.dir, &parts, &entry.name)?.ok_or(Refusal::NotFound)?;
+            if let Some(meant) = entry.meant.filter(|meant| *meant != node.id) {
+                return Err(Error::Stale(meant.0));
+            }
             // A file is copied up under the name that it is about to be moved from.
             self.table.gain(&node, Place::Entry(Arc::clone(&entry.dir), entry.name.clone()));
             node
@@ -187,13 +192,13 @@ impl Union {
 
     /// The node that a name shows, as the table knows it.
     pub(super) fn node_at(&self, locked: &LockedEntry) -> Result<Option<Arc<Node>>> {
-        let LockedEntry { entry: EntryRef { dir, name }, parts, seen, .. } = locked;
+        let LockedEntry { entry: EntryRef { dir, name, .. }, parts, seen, .. } = locked;
         Ok(self.meet(dir, parts, name, seen, Lookup::Internal)?.map(|(node, _)| node))
     }
 
     /// The node that was just made, for the kernel. It is in the upper, and a directory merges with nothing.
     pub(super) fn look_at_new(&self, locked: &LockedEntry) -> Result<(Arc<Node>, super::Looked)> {
-        let EntryRef { dir, name } = &locked.entry;
+        let EntryRef { dir, name, .. } = &locked.entry;
         let upper = locked.parts.partition_point(|open| open.part.branch.is_upper());
         let found = self.look(dir, &locked.parts[..upper], name, Lookup::Counted)?;
         found.ok_or_else(|| Refusal::NotFound.into())

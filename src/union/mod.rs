@@ -59,7 +59,9 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
-use crate::branch::{Atime, BranchRoot, BranchRoots, Copier, Dir, LastingId, Ownership, UpperDir, WorkDir};
+use crate::branch::{
+    Atime, BranchRoot, BranchRoots, Copier, Dir, Inodes, LastingId, Ownership, UpperDir, WorkDir,
+};
 use crate::control;
 use crate::error::{Error, Result};
 use crate::rules::BranchId;
@@ -85,6 +87,8 @@ pub struct UnionOptions {
     pub squashed: bool,
     /// Reading moves no access times in the upper either.
     pub noatime: bool,
+    /// FUSE filesystems and their like keep the numbers of their inodes.
+    pub stable_inodes: bool,
 }
 
 /// A union of branches. All operations may be called from any thread.
@@ -136,6 +140,7 @@ impl Union {
                 labels.extend(line);
             }
         };
+        let inodes = if options.stable_inodes { Inodes::Stable } else { Inodes::MayChange };
         let mut upper_root = None;
         let mut work_root = None;
         let mut writes = false;
@@ -143,14 +148,14 @@ impl Union {
             let access = if roots.writes { control::Access::Writable } else { control::Access::ReadOnly };
             label(&roots.upper, access);
             let atime = if options.noatime || !roots.writes { Atime::Kept } else { Atime::AsDisk };
-            upper_root = Some(UpperDir::root(roots.upper.fd, atime));
-            work_root = roots.work.map(|work| UpperDir::workdir(work.fd));
+            upper_root = Some(UpperDir::root(roots.upper.fd, atime, inodes));
+            work_root = roots.work.map(|work| UpperDir::workdir(work.fd, atime, inodes));
             writes = roots.writes;
         }
         let mut lowers = Vec::with_capacity(branches.lowers.len());
         for (root, id) in branches.lowers.into_iter().zip(1..) {
             label(&root, control::Access::ReadOnly);
-            lowers.push(Dir::root(root.fd, BranchId(id), Atime::Kept));
+            lowers.push(Dir::root(root.fd, BranchId(id), Atime::Kept, inodes));
         }
         let (stack, parts) = Stack::new(upper_root.clone(), lowers.clone(), options.overlay_upper)?;
         let upper = match (upper_root, work_root) {

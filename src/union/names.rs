@@ -37,7 +37,7 @@ impl Union {
             // Nobody has it open; or it is in a lower and stays there.
             return Ok(Outlives::Anyway);
         }
-        let EntryRef { dir, name } = &locked.entry;
+        let EntryRef { dir, name, .. } = &locked.entry;
         let has_own_place = matches!(node.state().body, Body::Linked(_) | Body::Unlinked);
         if has_own_place || !node.state().depends_on(dir, name) {
             return Ok(Outlives::Anyway);
@@ -77,10 +77,17 @@ impl Union {
         self.writable()?.work.unlinked()?.open_upper_inode(&unlinked_name(node.id))
     }
 
-    /// The name has not gone after all.
-    pub(super) fn lives_on(&self, node: &Node, outlives: &Outlives) {
+    /// The name has not gone after all. A directory from which some of the markers have gone has a whiteout beside it
+    /// by now, and merges with nothing.
+    pub(super) fn lives_on(&self, locked: &LockedEntry, node: &Node, outlives: &Outlives) {
         if let Outlives::InWorkdir = outlives {
             self.forget_unlinked(node.id);
+        }
+        if node.kind == FileType::Directory
+            && let Ok(Seen::Dir { parts, .. }) = self.stack.see(&locked.parts, &locked.entry.name)
+        {
+            node.state().body = Body::Dir(parts.into());
+            self.listings.forget(node.id);
         }
     }
 
@@ -97,7 +104,7 @@ impl Union {
 
     /// A name has lost its inode: unlinked, or replaced by another.
     pub(super) fn lose_name(&self, locked: &LockedEntry, node: &Arc<Node>, outlives: Outlives) {
-        let EntryRef { dir, name } = &locked.entry;
+        let EntryRef { dir, name, .. } = &locked.entry;
         self.table.lose(node, dir, name);
         match outlives {
             Outlives::Anyway => {}
@@ -149,7 +156,7 @@ impl Union {
         let Some(note) = index.note(link) else { return Ok(()) };
         let copy = index.upper_copy(link)?;
         let stat = copy.stat()?;
-        if note.shown_links(&stat) == 0 {
+        if note.is_gone(&stat) {
             if self.table.find(node.id).is_some() {
                 self.files.pin(node.id, copy);
             }

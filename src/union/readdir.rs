@@ -81,8 +81,11 @@ impl Union {
         if dir.is_gone() {
             return Ok(());
         }
-        let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
-        let listing = self.listing(&dir, &parts)?;
+        let (parts, listing, _locked) = self.with_descriptors(|| {
+            let (parts, locked) = self.lock_open(&dir, Node::lock_shared)?;
+            let listing = self.listing(&dir, &parts)?;
+            Ok((parts, listing, locked))
+        })?;
         let left = listing.after(cookie);
         self.forget_if_read(&dir, left);
         for entry in left {
@@ -116,8 +119,11 @@ impl Union {
         if dir.is_gone() {
             return Ok(());
         }
-        let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
-        let listing = self.listing(&dir, &parts)?;
+        let (parts, listing, _locked) = self.with_descriptors(|| {
+            let (parts, locked) = self.lock_open(&dir, Node::lock_shared)?;
+            let listing = self.listing(&dir, &parts)?;
+            Ok((parts, listing, locked))
+        })?;
         let left = listing.after(cookie);
         self.forget_if_read(&dir, left);
         for entry in left {
@@ -162,7 +168,7 @@ impl Union {
     /// Takes a change of one name into the listing, if somebody is reading it: merging a large directory anew
     /// for every file that is made or removed in it would take for ever.
     pub(super) fn relist(&self, locked: &LockedEntry) {
-        let EntryRef { dir, name } = &locked.entry;
+        let EntryRef { dir, name, .. } = &locked.entry;
         if !self.listings.contains(dir.id) {
             return;
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Union;
-use super::node::{Body, DirPart, Node, NodeGuard, NodeState, RealId};
+use super::node::{Body, DirPart, Node, NodeGuard, NodeState};
 use super::open_files::Opened;
 use super::stack::OpenPart;
 use crate::branch::{Dir, Inode, Stat, UpperDir, UpperInode};
@@ -100,21 +100,43 @@ impl Union {
 
     /// The attributes of the inode behind a node, wherever it is.
     pub(super) fn stat_of(&self, node: &Arc<Node>) -> Result<Stat> {
-        if let Some(inode) = self.inode_at_hand(node)? {
-            return inode.stat();
+        loop {
+            if let Some(inode) = self.inode_at_hand(node)? {
+                return inode.stat();
+            }
+            let look = |dir: &Dir, name: &Name| dir.stat(name.as_os_str())?.ok_or(Error::Stale(node.id.0));
+            if let Some(stat) = self.leaf(node, look, |stat| Ok(*stat))? {
+                return Ok(stat);
+            }
         }
-        self.leaf(
-            node,
-            |dir, name| dir.stat(name.as_os_str())?.ok_or(Error::Stale(node.id.0)),
-            |stat| Ok(*stat),
-        )
     }
 
     /// The inode behind a node, wherever it is, for looking.
     pub(super) fn inode(&self, node: &Arc<Node>) -> Result<Inode> {
-        match self.inode_at_hand(node)? {
-            Some(inode) => Ok(inode),
-            None => self.leaf(node, |dir, name| dir.open_inode(name.as_os_str()), Inode::stat),
+        self.find_inode(node).map(|(inode, _)| inode)
+    }
+
+    /// The same, and its attributes.
+    pub(super) fn inode_and_stat(&self, node: &Arc<Node>) -> Result<(Inode, Stat)> {
+        let (inode, stat) = self.find_inode(node)?;
+        let stat = stat.map_or_else(|| inode.stat(), Ok)?;
+        Ok((inode, stat))
+    }
+
+    /// The attributes as well if it had to be looked at to be known.
+    fn find_inode(&self, node: &Arc<Node>) -> Result<(Inode, Option<Stat>)> {
+        loop {
+            if let Some(inode) = self.inode_at_hand(node)? {
+                return Ok((inode, None));
+            }
+            let open = |dir: &Dir, name: &Name| {
+                let inode = dir.open_inode(name.as_os_str())?;
+                let stat = inode.stat()?;
+                Ok((inode, stat))
+            };
+            if let Some((inode, stat)) = self.leaf(node, open, |(_, stat)| Ok(*stat))? {
+                return Ok((inode, Some(stat)));
+            }
         }
     }
 
@@ -165,37 +187,27 @@ impl Union {
         }
     }
 
-    /// Opens what is no directory, in its directory, and compares it with what the node is.
+    /// Opens what is no directory, in its directory, and compares it with what the node is. None if the node has been
+    /// changed meanwhile: then it has to be looked for again.
     fn leaf<T>(
         &self,
         node: &Arc<Node>,
         open: impl Fn(&Dir, &Name) -> Result<T>,
         stat: impl Fn(&T) -> Result<Stat>,
-    ) -> Result<T> {
-        loop {
-            let (dir, branch) = {
-                let state = node.state();
-                let Body::Leaf(branch) = state.body else {
-                    drop(state);
-                    // It was copied up or removed meanwhile: it is at hand now.
-                    return match self.inode_at_hand(node)? {
-                        Some(_) => Err(Error::Stale(node.id.0)),
-                        None => continue,
-                    };
-                };
-                let place = if branch.is_upper() { state.place.last() } else { state.lower_place() };
-                let (dir, _) = place.ok_or(Error::Bug("a file without a directory"))?;
-                (Arc::clone(dir), branch)
-            };
-            let part = DirPart { branch, ..DirPart::new_in_upper(RealId::NONE, false) };
-            let parent = self.part(&dir, &part)?;
-            if let Some(found) = self.leaf_in(node, &dir, &parent, &open, &stat)? {
-                return Ok(found);
-            }
-        }
+    ) -> Result<Option<T>> {
+        let (dir, branch) = {
+            let state = node.state();
+            let Body::Leaf(branch) = state.body else { return Ok(None) };
+            let place = if branch.is_upper() { state.place.last() } else { state.lower_place() };
+            let (dir, _) = place.ok_or(Error::Bug("a file without a directory"))?;
+            (Arc::clone(dir), branch)
+        };
+        let parent =
+            if branch.is_upper() { (*self.upper_dir(&dir)?).clone() } else { self.lower_dir(&dir, branch)? };
+        self.leaf_in(node, &dir, &parent, open, stat)
     }
 
-    /// None if the node has been changed meanwhile: then it has to be looked for again.
+    /// The same in the directory that the node was in.
     fn leaf_in<T>(
         &self,
         node: &Arc<Node>,

@@ -248,7 +248,7 @@ impl Stack {
             if self.is_meant(part.branch, &dir.stat_self()?, part.real) {
                 Ok(OpenPart { part: *part, dir })
             } else {
-                Err(Error::Stale(part.real.ino))
+                Err(Error::Stale(0))
             }
         };
         parts.iter().map(open).collect()

@@ -72,13 +72,15 @@ impl Union {
                 return Err(Error::NoAttribute);
             }
         }
-        self.change(&node, Data::Whole, &|inode| {
-            inode.set_xattr(key, value, flags)?;
-            if key == ACCESS_ACL && node.kind != FileType::Symlink {
-                // Last: what the file is worth to its group, the ACL says by now.
-                leave(inode, |mode, gid| kill.mode_after_acl(mode, gid))?;
-            }
-            Ok(())
+        self.with_descriptors(|| {
+            self.change(&node, Data::Whole, &|inode| {
+                inode.set_xattr(key, value, flags)?;
+                if key == ACCESS_ACL && node.kind != FileType::Symlink {
+                    // Last: what the file is worth to its group, the ACL says by now.
+                    leave(inode, |mode, gid| kill.mode_after_acl(mode, gid))?;
+                }
+                Ok(())
+            })
         })
     }
 
@@ -96,6 +98,6 @@ impl Union {
         if !node.is_in_upper() && self.inode(&node)?.get_xattr(key)?.is_none() {
             return Err(Error::NoAttribute);
         }
-        self.change(&node, Data::Whole, &|inode| inode.remove_xattr(key))
+        self.with_descriptors(|| self.change(&node, Data::Whole, &|inode| inode.remove_xattr(key)))
     }
 }

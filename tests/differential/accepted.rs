@@ -8,18 +8,30 @@ use super::name::LONG;
 use super::op::Op;
 use super::play::Outcome;
 
+/// Where the name lies that leaves no room for its whiteout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Long {
+    pub(crate) in_lowers: bool,
+    /// As a whiteout that has the name itself.
+    pub(crate) gone_in_upper: bool,
+}
+
 /// Whether the answer of the mount stands by itself: the plain directory is not asked.
-pub(crate) fn stands_alone(op: &Op, answer: &Outcome, long_in_lowers: bool) -> Option<Result<(), String>> {
+pub(crate) fn stands_alone(op: &Op, answer: &Outcome, long: Long) -> Option<Result<(), String>> {
     if op.paths().iter().any(|path| path.has_reserved()) {
         return Some(reserved(op, answer));
     }
-    // A name that leaves no room for its whiteout stays.
+    // A name that leaves no room for its whiteout stays, and so does a whiteout that has it.
     let needs_whiteout = match op {
+        Op::Create { .. } | Op::Mkdir { .. } | Op::Symlink { .. } | Op::Mknod { .. } | Op::Link { .. } => {
+            long.gone_in_upper && op.names().last().is_some_and(|path| path.ends_long())
+        }
+        Op::FdCreate { name, .. } => long.gone_in_upper && *name == LONG,
         Op::Unlink(_) | Op::Rmdir(_) | Op::Rename { .. } => op.names().iter().any(|path| path.ends_long()),
         Op::FdUnlink { name, .. } => *name == LONG,
         _ => false,
     };
-    (needs_whiteout && long_in_lowers && *answer == Err(Errno::NAMETOOLONG)).then_some(Ok(()))
+    (needs_whiteout && long.in_lowers && *answer == Err(Errno::NAMETOOLONG)).then_some(Ok(()))
 }
 
 /// A name that begins with `.wh.` does not exist, and none can be made.

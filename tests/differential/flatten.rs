@@ -21,7 +21,7 @@ use super::look::xattrs;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ZeroDevice {
     Whiteout,
-    /// In plyfs' own upper.
+    /// In plyfs' own upper, which overlayfs did not write.
     Node,
 }
 

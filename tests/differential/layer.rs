@@ -69,6 +69,8 @@ pub(crate) enum Formats {
     Oci,
     /// What the kernel's overlayfs reads.
     Overlay,
+    /// What an upper holds that overlayfs began and plyfs goes on with.
+    Upper,
     All,
 }
 
@@ -101,6 +103,12 @@ impl Folder {
 
     pub(crate) fn opaque(self, how: Opaque) -> Self {
         Self { opaque: Some(how), ..self }
+    }
+
+    /// Whether a device 0:0 is a whiteout, here or deeper.
+    pub(crate) fn has_device_whiteouts(&self) -> bool {
+        let inside = |entry: &Entry| matches!(entry, Entry::Folder(inner) if inner.has_device_whiteouts());
+        self.whiteouts.values().any(|w| *w == Whiteout::Device) || self.entries.values().any(inside)
     }
 
     /// Nothing is in it, not even a marker.
@@ -336,7 +344,7 @@ fn any_attr(modes: Vec<u32>) -> impl Strategy<Value = Attr> {
 fn any_opaque(formats: Formats) -> BoxedStrategy<Opaque> {
     let keys = match formats {
         Formats::Oci => return Just(Opaque::Oci).boxed(),
-        Formats::Overlay => vec!["trusted.overlay.opaque"],
+        Formats::Overlay | Formats::Upper => vec!["trusted.overlay.opaque"],
         Formats::All => vec!["trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque"],
     };
     let xattr = prop::sample::select(keys).prop_map(Opaque::Xattr);
@@ -347,6 +355,7 @@ fn any_whiteout(formats: Formats) -> BoxedStrategy<Whiteout> {
     match formats {
         Formats::Oci => Just(Whiteout::Oci).boxed(),
         Formats::Overlay => Just(Whiteout::Device).boxed(),
+        Formats::Upper => prop_oneof![1 => Just(Whiteout::Oci), 3 => Just(Whiteout::Device)].boxed(),
         Formats::All => prop::sample::select(vec![
             Whiteout::Oci,
             Whiteout::Oci,

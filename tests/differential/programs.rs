@@ -121,6 +121,34 @@ fn stacks() -> Vec<Stack> {
             )
         },
         Stack {
+            upper: folder().gone("c", Whiteout::Device).dir(
+                "a",
+                folder().gone("c", Whiteout::Device).dir("b", with(&["a"]).gone("c", Whiteout::Device)),
+            ),
+            ..stack(
+                "an upper that overlayfs wrote",
+                vec![
+                    folder().dir("b", with(&["c"]).gone("a", Whiteout::Device)),
+                    with(&["c"])
+                        .dir("a", folder().dir("b", with(&["b", "c"])).dir("c", with(&["a"])))
+                        .dir("b", with(&["a"])),
+                    folder().dir("a", with(&["c"])).dir("c", with(&["b"])),
+                ],
+            )
+        },
+        Stack {
+            upper: folder()
+                .gone("b", Whiteout::Device)
+                .dir("a", folder().gone("b", Whiteout::Device).gone("c", Whiteout::Device)),
+            ..stack(
+                "an upper that overlayfs wrote, with directories that are gone",
+                vec![
+                    with(&["c"]).dir("a", with(&["c"]).dir("b", with(&["a", "c"]))),
+                    folder().dir("b", with(&["c"])),
+                ],
+            )
+        },
+        Stack {
             twins: &[("a/b/c", "a/c"), ("a/b/c", "b"), ("a/b/a", "c")],
             ..stack(
                 "hard links over markers",

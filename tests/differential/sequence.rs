@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use rustix::fs::FileType;
 use tempfile::TempDir;
 
-use super::accepted::stands_alone;
+use super::accepted::{Long, stands_alone};
 use super::flatten::{ZeroDevice, flatten};
 use super::layer::{Entry, Folder, Formats, any_branch, folder, lay};
 use super::look::{Inode, Tree, fingerprint, short};
@@ -20,7 +22,8 @@ use super::name::{LONG, Where, any_entry};
 use super::op::{Op, Step, any_steps};
 use super::play::Side;
 
-/// What is mounted, and what is done to it.
+/// What is mounted, and what is done to it. An upper with devices that are whiteouts is mounted as one that overlayfs
+/// wrote.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     pub(crate) upper: Folder,
@@ -33,7 +36,8 @@ pub(crate) struct Case {
 
 pub(crate) fn any_case() -> impl Strategy<Value = Case> {
     let lowers = prop::collection::vec(any_branch(Formats::All), 1..4);
-    let upper = prop_oneof![2 => Just(folder()), 1 => any_branch(Formats::Oci)];
+    let upper =
+        prop_oneof![4 => Just(folder()), 1 => any_branch(Formats::Oci), 1 => any_branch(Formats::Upper)];
     let stack = (upper.boxed(), lowers.boxed(), Just(Vec::new()));
     let twins = prop::collection::vec((any_entry(), any_entry()), 1..4);
     let one = any_branch(Formats::Oci).prop_map(|lower| vec![lower]).boxed();
@@ -78,13 +82,15 @@ struct Game {
     lowers_before: Vec<BTreeMap<PathBuf, String>>,
     /// The upper's entries before the first mount: its markers are not ours.
     upper_before: BTreeSet<PathBuf>,
+    /// How the upper's devices 0:0 are read.
+    zero: ZeroDevice,
     options: String,
     union: Side,
     plain: Side,
     mounted: Option<Mounted>,
     /// Which number the union shows for which inode of the plain directory.
     numbers: BTreeMap<Inode, u64>,
-    long_in_lowers: bool,
+    long: Long,
     has_twins: bool,
 }
 
@@ -103,7 +109,9 @@ impl Game {
         }
         lay(&upper, &case.upper);
         link_twins(&lowers[0], &case.twins);
-        let mut stack = vec![(&*upper, ZeroDevice::Node)];
+        let from_overlayfs = case.upper.has_device_whiteouts();
+        let zero = if from_overlayfs { ZeroDevice::Whiteout } else { ZeroDevice::Node };
+        let mut stack = vec![(&*upper, zero)];
         stack.extend(lowers.iter().map(|lower| (&**lower, ZeroDevice::Whiteout)));
         flatten(&stack, &plain);
 
@@ -111,15 +119,23 @@ impl Game {
         if case.volatile {
             options += ",volatile";
         }
+        if from_overlayfs {
+            options += ",upper_from_overlayfs";
+        }
         Self {
             lowers_before: lowers.iter().map(|lower| fingerprint(lower)).collect(),
             upper_before: fingerprint(&upper).into_keys().collect(),
+            zero,
             mounted: Some(Mounted::new(&options, &mnt)),
             options,
             union: Side::new(mnt),
             plain: Side::new(plain),
             numbers: BTreeMap::new(),
-            long_in_lowers: case.lowers.iter().any(holds_long),
+            long: Long {
+                in_lowers: case.lowers.iter().any(holds_long)
+                    || case.twins.iter().any(|(_, to)| to.ends_long()),
+                gone_in_upper: long_is_gone(&case.upper),
+            },
             has_twins: !case.twins.is_empty(),
             lowers,
             dir,
@@ -130,11 +146,17 @@ impl Game {
         match step.op {
             Op::Compare => return self.compare().map(drop),
             Op::Remount => return self.remount().map(drop),
+            // It would be a whiteout.
+            Op::Mknod { kind: FileType::CharacterDevice, device: (0, 0), .. }
+                if self.zero == ZeroDevice::Whiteout =>
+            {
+                return Ok(());
+            }
             _ => {}
         }
         let seed = i as u8;
         let answer = self.union.play(step, seed);
-        if let Some(verdict) = stands_alone(&step.op, &answer, self.long_in_lowers) {
+        if let Some(verdict) = stands_alone(&step.op, &answer, self.long) {
             self.plain.clock.skip();
             return verdict;
         }
@@ -193,6 +215,10 @@ impl Game {
         for path in fingerprint(&upper).into_keys().filter(|path| !self.upper_before.contains(path)) {
             let inner = path.strip_prefix(&upper).expect("beneath");
             let name = inner.file_name().unwrap_or_default().to_string_lossy();
+            if self.zero == ZeroDevice::Whiteout && is_device_0_0(&path) {
+                // It moved with its directory: none is made.
+                continue;
+            }
             let Some(hidden) = name.strip_prefix(".wh.") else {
                 if !shown.items.contains_key(inner) {
                     return Err(format!("in the upper, but not shown: {}", short(inner)));
@@ -218,7 +244,7 @@ impl Game {
         }
         let unpacked = self.dir.path().join("unpacked");
         fs::create_dir(&unpacked).expect("a directory");
-        let mut stack = vec![(&*upper, ZeroDevice::Node)];
+        let mut stack = vec![(&*upper, self.zero)];
         stack.extend(self.lowers.iter().map(|lower| (&**lower, ZeroDevice::Whiteout)));
         flatten(&stack, &unpacked);
         // What was done through the mount has its time in the upper, and so in the layer.
@@ -230,6 +256,11 @@ impl Game {
 fn same(one: &Tree, other: &Tree, names: (&str, &str)) -> Result<(), String> {
     let differences = one.differences(other, names);
     if differences.is_empty() { Ok(()) } else { Err(format!("\n{}", differences.join("\n"))) }
+}
+
+fn is_device_0_0(path: &Path) -> bool {
+    let stat = fs::symlink_metadata(path).expect("an entry");
+    stat.file_type().is_char_device() && stat.rdev() == 0
 }
 
 /// A folder that every user may enter.
@@ -267,4 +298,9 @@ fn holds_long(folder: &Folder) -> bool {
         .entries
         .iter()
         .any(|(name, entry)| *name == LONG || matches!(entry, Entry::Folder(inner) if holds_long(inner)))
+}
+
+fn long_is_gone(folder: &Folder) -> bool {
+    let inside = |entry: &Entry| matches!(entry, Entry::Folder(inner) if long_is_gone(inner));
+    folder.whiteouts.contains_key(LONG) || folder.entries.values().any(inside)
 }

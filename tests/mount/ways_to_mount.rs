@@ -23,6 +23,8 @@ const MOUNT: &str = "plyfs -o lowerdir=one:two,upperdir=upper,workdir=work";
 #[test]
 fn in_the_background_the_mount_answers_on_return_and_the_output_is_closed() {
     let play = stack();
+    // Root is warned of an upper that others can reach.
+    play.sh("chmod 700 .");
     let seen = play.sh(&format!("out=$({MOUNT} mnt 2>&1); [ -z \"$out\" ]; cat mnt/f mnt/g; ls mnt/d"));
     assert_eq!(seen, "one\ntwo\n1\n2\n");
     play.sh("plyfs umount mnt; [ -z \"$(ls mnt)\" ]");

@@ -156,21 +156,24 @@ fn check_resolution(request: &Request, stack: &Stack<'_>, view: &Seen) -> Result
 }
 
 /// Whether the request cannot be done without a whiteout for a name that is too long for one: a
-/// name must vanish over lowers that show it, or an empty directory in the upper must be cleared
-/// of its markers over a lower directory.
+/// name must vanish over lowers that show it, an empty directory in the upper must be cleared of its
+/// markers over a lower directory, or a whiteout that has the name itself must go over lowers.
 fn lacks_a_whiteout(request: &Request, stack: &Stack<'_>, view: &Seen) -> bool {
     let lacks = |path: &[FileName], is_over: fn(&Seen) -> bool| {
         let (_, name) = disk::split(path);
         disk::whiteout_of(name).is_none() && stack.below(view, path).is_some_and(is_over)
     };
     let (source, target) = (&request.source, &request.target);
+    let held = disk::find(&stack.upper, target);
+    let frees = || held == Some(&Node::Whiteout) && lacks(target, |_| true);
     match request.operation {
+        Operation::Create(_) | Operation::Link => frees(),
         Operation::Unlink | Operation::Rmdir => lacks(target, |_| true),
         Operation::Rename(_) => {
-            let clears = matches!(disk::find(&stack.upper, target), Some(Node::Dir(_)));
-            lacks(source, |_| true) || clears && lacks(target, Seen::is_dir)
+            let clears = matches!(held, Some(Node::Dir(_)));
+            lacks(source, |_| true) || clears && lacks(target, Seen::is_dir) || frees()
         }
-        _ => false,
+        Operation::Exchange => false,
     }
 }
 
@@ -186,7 +189,11 @@ fn check_markers(
     let earlier = origin.as_ref().and_then(|o| disk::find_dir(&start.upper, o));
     let stood = |name: FileName| earlier.is_some_and(|dir| dir.contains_key(name));
     for (name, node) in dir {
-        if let Some(hidden) = disk::hidden_by(name) {
+        if *node == Node::Whiteout {
+            if earlier.and_then(|dir| dir.get(name)) != Some(node) {
+                return Err(format!("{name:?} in {path:?} has become a whiteout"));
+            }
+        } else if let Some(hidden) = disk::hidden_by(name, node) {
             let stood = stood(name);
             if dir.contains_key(hidden) && !(stood && earlier.unwrap().contains_key(hidden)) {
                 return Err(format!("{hidden:?} in {path:?} has a whiteout beside it"));

@@ -1,7 +1,8 @@
 //! What does one branch hold on disk, and what do system calls do to it?
 //!
 //! A branch is a tree of files and directories. Markers are ordinary empty files in it, spelt out,
-//! and the calls know nothing of them: what POSIX forbids fails here too.
+//! or inodes of a kind of their own, as overlayfs makes them. The calls know nothing of either: what
+//! POSIX forbids fails here too.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,9 @@ pub const OPAQUE: FileName = ".wh..wh..opq";
 pub enum Node {
     File(Inode),
     Dir(Dir),
+    /// An inode that is a whiteout for its own name: a device 0:0, or an empty file with an attribute
+    /// that says so.
+    Whiteout,
 }
 
 /// The name of the whiteout for `name`; none fits names of more than 251 bytes.
@@ -39,13 +43,16 @@ pub fn whiteout_of(name: FileName) -> Option<FileName> {
     }
 }
 
-/// The name that a marker on disk hides, if it is a whiteout.
-pub fn hidden_by(on_disk: FileName) -> Option<FileName> {
-    on_disk.strip_prefix(".wh.").filter(|_| on_disk != OPAQUE)
+/// The name that something on disk hides, if it is a whiteout of either kind.
+pub fn hidden_by(on_disk: FileName, node: &Node) -> Option<FileName> {
+    match node {
+        Node::Whiteout => Some(on_disk),
+        _ => on_disk.strip_prefix(".wh.").filter(|_| on_disk != OPAQUE),
+    }
 }
 
-pub fn is_marker(on_disk: FileName) -> bool {
-    on_disk.starts_with(".wh.")
+pub fn is_marker(on_disk: FileName, node: &Node) -> bool {
+    *node == Node::Whiteout || on_disk.starts_with(".wh.")
 }
 
 /// `dir/name`.
@@ -92,7 +99,7 @@ impl Change {
         match self {
             Self::Make(path, node) => put_new(root, path, node.clone()),
             Self::Unlink(path) => match take(root, path)? {
-                Node::File(_) => Ok(()),
+                Node::File(_) | Node::Whiteout => Ok(()),
                 Node::Dir(_) => Err(format!("unlink of the directory {path:?}")),
             },
             Self::RemoveDir(path) => match take(root, path)? {
@@ -119,7 +126,7 @@ fn rename(root: &mut Dir, from: &[FileName], to: &[FileName]) -> Result<(), Stri
         // "If oldpath and newpath are hard links to the same file, rename() does nothing."
         (Some(Node::File(old)), Some(Node::File(new))) if old == new => return Ok(()),
         (_, None) => {}
-        (Some(Node::File(_)), Some(Node::File(_))) => {}
+        (Some(Node::File(_)), Some(Node::File(_) | Node::Whiteout)) => {}
         (Some(Node::Dir(_)), Some(Node::Dir(old))) if old.is_empty() => {}
         (_, Some(held)) => return Err(format!("rename over {to:?}, which is {held:?}")),
     }

@@ -115,8 +115,8 @@ fn clear_markers(stack: &Stack<'_>, path: &[FileName]) -> Result<Vec<Vec<Change>
     let dir = disk::find_dir(&stack.upper, path);
     let dir = dir.ok_or_else(|| format!("no directory {path:?} in the upper"))?;
     let mut markers = Vec::new();
-    for name in dir.keys() {
-        if !disk::is_marker(name) {
+    for (name, node) in dir {
+        if !disk::is_marker(name, node) {
             return Err(format!("{path:?} holds more than markers: {dir:?}"));
         }
         markers.push(disk::join(path, name));

@@ -48,11 +48,12 @@ impl Seen {
         }
         self.from |= 1 << branch;
         let entries = self.entries_mut();
-        for hidden in layer.keys().filter_map(|name| disk::hidden_by(name)) {
+        for hidden in layer.iter().filter_map(|(name, node)| disk::hidden_by(name, node)) {
             entries.remove(hidden);
         }
-        for (name, node) in layer.iter().filter(|(name, _)| !disk::is_marker(name)) {
+        for (name, node) in layer.iter().filter(|(name, node)| !disk::is_marker(name, node)) {
             match node {
+                Node::Whiteout => {}
                 Node::File(inode) => {
                     let (from, kind) = (1 << branch, Kind::File(*inode));
                     entries.insert(name, Self { from, kind });
@@ -136,12 +137,14 @@ mod tests {
     #[test]
     fn a_whiteout_in_the_middle_hides_what_is_below_it_only() {
         let top = [("d", dir([("new", Node::File(1))]))].into();
-        let middle = [(".wh.d", Node::File(0)), ("e", Node::File(2))].into();
-        let bottom = [("d", dir([("secret", Node::File(3))]))].into();
-        let seen = flatten(&[top, middle, bottom]);
-        let names: Vec<_> = seen.entries().map(|(name, _)| name).collect();
-        assert_eq!(names, ["d", "e"]);
-        assert!(seen.find(&["d", "new"]).is_some() && seen.find(&["d", "secret"]).is_none());
-        assert_eq!(seen.find(&["d"]).map(|d| d.from), Some(UPPER));
+        for whiteout in [(".wh.d", Node::File(0)), ("d", Node::Whiteout)] {
+            let middle = [whiteout, ("e", Node::File(2))].into();
+            let bottom = [("d", dir([("secret", Node::File(3))]))].into();
+            let seen = flatten(&[Dir::clone(&top), middle, bottom]);
+            let names: Vec<_> = seen.entries().map(|(name, _)| name).collect();
+            assert_eq!(names, ["d", "e"]);
+            assert!(seen.find(&["d", "new"]).is_some() && seen.find(&["d", "secret"]).is_none());
+            assert_eq!(seen.find(&["d"]).map(|d| d.from), Some(UPPER));
+        }
     }
 }

@@ -152,11 +152,13 @@ fn hard_links() {
     let mut count = Count::default();
     let links = || [("a", Node::File(1)), ("b", Node::File(1))];
     let whiteouts = || [(".wh.a", Node::File(0)), (".wh.b", Node::File(0))];
-    let uppers: [Dir; 4] = [
+    let uppers: [Dir; 6] = [
         Dir::new(),
         links().into(),
         links().into_iter().take(1).collect(),
         links().into_iter().chain(whiteouts()).collect(),
+        [("a", Node::File(1)), ("b", Node::Whiteout)].into(),
+        [("b", Node::Whiteout)].into(),
     ];
     for lower in [Dir::from(links()), Dir::new()] {
         let lowers = flatten(&[Dir::new(), lower]);
@@ -313,9 +315,10 @@ fn each_pair(
 fn few_shapes(name: FileName) -> Vec<Shape> {
     let mut shapes = Shape::all(name);
     shapes.retain(|shape| match shape.held {
-        Held::Nothing | Held::File => true,
+        Held::Nothing | Held::File | Held::WhiteoutInode => true,
         Held::Dir { inside, .. } => {
-            matches!(inside, Inside::Nothing | Inside::File | Inside::Whiteout)
+            let few = [Inside::Nothing, Inside::File, Inside::Whiteout, Inside::WhiteoutInode];
+            few.contains(&inside)
         }
     });
     shapes

@@ -111,8 +111,55 @@ pub const MUTATIONS: &[Mutation] = &[
     row("rename by link and unlink", "a third thing shows", |steps| {
         split(steps, Step::Rename, [Step::Link, Step::Unlink(Side::Source)])
     }),
+    row("whiteout inode removed before the whiteout", "a third thing shows", |steps| {
+        over_whiteout_inode(steps, |steps, _| {
+            swap(steps, Step::Whiteout(Side::Target), Step::Unlink(Side::Target))
+        })
+    }),
+    row("whiteout inode removed without a whiteout", "a third thing shows", |steps| {
+        over_whiteout_inode(steps, |steps, _| {
+            drop_step(steps, Step::Whiteout(Side::Target));
+            drop_step(steps, Step::ClearWhiteout(Side::Target));
+        })
+    }),
+    row("whiteout inode left where an entry is made", "is there already", |steps| {
+        over_whiteout_inode(steps, |steps, _| drop_step(steps, Step::Unlink(Side::Target)))
+    }),
+    row("whiteout inode left where a directory is moved to", "rename over", |steps| {
+        over_whiteout_inode(steps, |steps, _| drop_step(steps, Step::Unlink(Side::Target)))
+    }),
+    row("whiteout inode removed after the rename that replaced it", "a third thing shows", |steps| {
+        over_whiteout_inode(steps, |steps, _| move_behind(steps, Step::Unlink(Side::Target), Step::Rename))
+    }),
+    row("whiteout cleared with the whiteout inode", "a third thing shows", |steps| {
+        over_whiteout_inode(steps, |steps, made| move_behind(steps, made, Step::ClearWhiteout(Side::Target)))
+    }),
+    row("whiteout cleared in place of the whiteout inode", "is there already", |steps| {
+        over_whiteout_inode(steps, |steps, _| {
+            swap(steps, Step::Unlink(Side::Target), Step::ClearWhiteout(Side::Target))
+        })
+    }),
+    row("whiteout left that took over from a whiteout inode", "has a whiteout beside it", |steps| {
+        over_whiteout_inode(steps, |steps, _| drop_step(steps, Step::ClearWhiteout(Side::Target)))
+    }),
+    row("new directory not opaque in place of a whiteout inode", "a third thing shows", |steps| {
+        over_whiteout_inode(steps, |steps, _| drop_step(steps, Step::MarkOpaque(Side::Target)))
+    }),
+    row("moved directory not opaque in place of a whiteout inode", "a third thing shows", |steps| {
+        over_whiteout_inode(steps, |steps, _| drop_step(steps, Step::MarkOpaque(Side::Source)))
+    }),
     row("nothing done", "the end shows", Vec::clear),
 ];
+
+/// Makes a mistake in a list of steps by which a name comes to be in place of a whiteout that has it.
+/// The mistake is told the step in which it does.
+fn over_whiteout_inode(steps: &mut Vec<Step>, mistake: fn(&mut Vec<Step>, Step)) {
+    let shows = [Step::Create(Side::Target), Step::Link, Step::Rename];
+    let made = steps.iter().copied().find(|step| shows.contains(step));
+    if let Some(made) = made.filter(|_| steps.contains(&Step::Unlink(Side::Target))) {
+        mistake(steps, made);
+    }
+}
 
 fn drop_step(steps: &mut Vec<Step>, step: Step) {
     steps.retain(|s| *s != step);

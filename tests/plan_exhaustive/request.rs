@@ -63,11 +63,13 @@ impl Stack<'_> {
         let mut stack = EntryStack::default();
         if let Some(upper) = disk::find_dir(&self.upper, dir) {
             stack.upper = Entry {
-                found: upper.get(name).map(|node| match node {
-                    Node::File(_) => Found::Leaf,
-                    Node::Dir(inside) => Found::Dir { opaque: inside.contains_key(OPAQUE) },
+                found: upper.get(name).and_then(|node| match node {
+                    Node::File(_) => Some(Found::Leaf),
+                    Node::Dir(inside) => Some(Found::Dir { opaque: inside.contains_key(OPAQUE) }),
+                    Node::Whiteout => None,
                 }),
                 whiteout: disk::whiteout_of(name).is_some_and(|w| upper.contains_key(w)),
+                whiteout_inode: upper.get(name) == Some(&Node::Whiteout),
             };
         }
         if let Some(below) = self.below(view, path) {

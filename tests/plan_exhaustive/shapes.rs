@@ -1,6 +1,6 @@
 //! Which small stacks are there?
 //!
-//! Every branch holds one of 36 [`Shape`]s under a name. Because a stack is flattened from the
+//! Every branch holds one of 46 [`Shape`]s under a name. Because a stack is flattened from the
 //! bottom up, lowers that flatten to the same tree are the same to whatever lies above: they are
 //! counted all, and one [`Lowers`] of each class is used.
 
@@ -21,7 +21,12 @@ pub struct Shape {
 pub enum Held {
     Nothing,
     File,
-    Dir { opaque: bool, inside: Inside },
+    /// A whiteout that has the name itself, as overlayfs makes them.
+    WhiteoutInode,
+    Dir {
+        opaque: bool,
+        inside: Inside,
+    },
 }
 
 /// What a directory holds under the name `x`.
@@ -36,10 +41,12 @@ pub enum Inside {
     Whiteout,
     FileAndWhiteout,
     DirAndWhiteout,
+    WhiteoutInode,
+    BothWhiteouts,
 }
 
 impl Shape {
-    /// All that a branch can hold under `name`: 36, or 18 if no whiteout fits the name.
+    /// All that a branch can hold under `name`: 46, or 23 if no whiteout fits the name.
     pub fn all(name: FileName) -> Vec<Self> {
         let mut shapes = Vec::new();
         let fits = disk::whiteout_of(name).is_some();
@@ -47,6 +54,7 @@ impl Shape {
             let mut add = |held| shapes.push(Self { held, whiteout });
             add(Held::Nothing);
             add(Held::File);
+            add(Held::WhiteoutInode);
             for opaque in [false, true] {
                 for inside in [
                     Inside::Nothing,
@@ -57,6 +65,8 @@ impl Shape {
                     Inside::Whiteout,
                     Inside::FileAndWhiteout,
                     Inside::DirAndWhiteout,
+                    Inside::WhiteoutInode,
+                    Inside::BothWhiteouts,
                 ] {
                     add(Held::Dir { opaque, inside });
                 }
@@ -74,6 +84,9 @@ impl Shape {
             Held::Nothing => {}
             Held::File => {
                 into.insert(name, Node::File(inode(branch, name, 1)));
+            }
+            Held::WhiteoutInode => {
+                into.insert(name, Node::Whiteout);
             }
             Held::Dir { opaque, inside } => {
                 let mut dir = Dir::new();
@@ -96,13 +109,15 @@ impl Inside {
         if self == Self::OpaqueDir {
             mark(&mut dir, OPAQUE);
         }
-        if matches!(self, Self::Whiteout | Self::FileAndWhiteout | Self::DirAndWhiteout) {
+        let whiteouts = [Self::Whiteout, Self::FileAndWhiteout, Self::DirAndWhiteout, Self::BothWhiteouts];
+        if whiteouts.contains(&self) {
             mark(into, ".wh.x");
         }
         let node = match self {
             Self::Nothing | Self::Whiteout => return,
             Self::File | Self::FileAndWhiteout => Node::File(inode(branch, above, 2)),
             Self::EmptyDir | Self::Dir | Self::OpaqueDir | Self::DirAndWhiteout => Node::Dir(dir),
+            Self::WhiteoutInode | Self::BothWhiteouts => Node::Whiteout,
         };
         into.insert("x", node);
     }

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Instant;
 
 use super::{Workload, program, row};
 use crate::Result;
@@ -64,7 +65,57 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
                 Ok(vec![ground.disk.time(|| chmod_all(&mounted.path()))?])
             },
         ),
+        Workload::new(
+            "beside-move",
+            format!("move a lower's tree of {files} files; the slowest change of a file beside it meanwhile"),
+            [row("beside-move")],
+            |ground, candidate| {
+                warm(&ground.corpus.sources, true)?;
+                let mounted = ground.disk.mount(candidate, &ground.corpus.sources, Syncing::AsIs)?;
+                Ok(vec![slowest_beside_a_move(&mounted.path())?])
+            },
+        )
+        .essential(),
     ]
+}
+
+/// Seconds of the slowest create, link, rename or removal in one directory while all others are moved, one by one.
+fn slowest_beside_a_move(dir: &Path) -> Result<f64> {
+    let mut moved = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            moved.push(entry.path());
+        }
+    }
+    let beside = dir.join("beside");
+    fs::create_dir(&beside)?;
+    let change = || -> Result<()> {
+        let path = |name: &str| beside.join(name);
+        fs::write(path("new"), b"new")?;
+        fs::hard_link(path("new"), path("link"))?;
+        fs::rename(path("new"), path("newer"))?;
+        fs::remove_file(path("newer"))?;
+        Ok(fs::remove_file(path("link"))?)
+    };
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| -> std::result::Result<(), String> {
+            for dir in &moved {
+                // Where rename(2) is refused, mv copies and removes.
+                let target = dir.with_extension("moved");
+                program("mv", &[], &[dir, &target]).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        });
+        let mut slowest = 0.0_f64;
+        while !moving.is_finished() {
+            let start = Instant::now();
+            change()?;
+            slowest = slowest.max(start.elapsed().as_secs_f64());
+        }
+        moving.join().map_err(|_| "a thread panicked")??;
+        Ok(slowest)
+    })
 }
 
 fn create(dir: &Path, files: usize) -> Result<()> {

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
 
 use super::Index;
 use super::log_file::read;
@@ -64,6 +65,11 @@ fn try_adopt(index: &Index, outer: &UpperDir, upper: &Dir, lowers: &[Dir]) -> Re
             outer.remove_dir(OsStr::new("links"))?;
         }
     }
+    index.sync()?;
+    if index.missed.load(Ordering::Relaxed) {
+        // They are taken over again once there is room.
+        return Ok(());
+    }
     log::info!("notes of an earlier version taken over; {left} links left alone");
     outer.remove_marker(OsStr::new("index"))
 }
@@ -102,6 +108,10 @@ fn adopt_links(index: &Index, links: &UpperDir, old: &Old, lowers: &[Dir]) -> Re
             continue;
         };
         let copy = links.open_upper_inode(&entry.name)?;
+        let stat = copy.stat()?;
+        if let Some(number) = old.origins.get(&stat.st_ino) {
+            index.set_origin(real_id(0, &stat), copy.lasting_id(&stat)?.as_ref(), NodeId(*number));
+        }
         let id = index.tie(&key, lower, &copy)?;
         let remaining = old.links.get(&number).map_or(1, |(remaining, _)| *remaining);
         let covered = (lower.st_nlink as u32).saturating_sub(remaining);

@@ -29,14 +29,16 @@ pub(super) fn claim(work: &WorkDir, upper: &Dir) -> Result<()> {
     let home = work.root()?;
     let ours = id_of(upper)?;
     let theirs = read_format(&home)?;
-    let is_ours = theirs.as_deref() == Some(&*ours) && ours != UNKNOWN;
+    // What cannot be known again has left no notes either.
+    let is_ours = theirs.as_deref() == Some(&*ours);
     if !is_ours {
         if let Some(theirs) = &theirs {
             set_aside(&home, theirs)?;
         }
         write_format(&home, &ours)?;
-        bring_back(&home, &ours)?;
     }
+    // Also if the last mount was killed before it had done so.
+    bring_back(&home, &ours)?;
     refuse_after_crash(&home)
 }
 
@@ -46,11 +48,16 @@ pub(super) fn find(work: &Dir, upper: &Dir) -> Result<Option<Dir>> {
     if ours == UNKNOWN || work.stat(OsStr::new(HOME))?.is_none() {
         return Ok(None);
     }
-    let home = work.open_dir(OsStr::new(HOME))?;
+    let home = match work.open_dir(OsStr::new(HOME)) {
+        Err(e) if [Errno::NOTDIR, Errno::LOOP, Errno::ACCESS].iter().any(|n| e.is(*n)) => return Ok(None),
+        opened => opened?,
+    };
     let stat = home.stat_self()?;
     if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
-        let what = "can be written by others";
-        return Err(Error::UnfitWorkdir { name: HOME.into(), what });
+        log::warn!(
+            "the notes in the workdir are not this user's, and not used: hard links show as on the disk"
+        );
+        return Ok(None);
     }
     if read_format(&home)?.as_deref() == Some(&*ours) {
         refuse_after_crash(&home)?;
@@ -139,7 +146,8 @@ fn bring_back(home: &UpperDir, ours: &str) -> Result<()> {
         return Ok(());
     }
     move_notes(&home.open_upper_dir(&aside)?, home)?;
-    home.remove_dir(&aside)
+    home.remove_dir(&aside)?;
+    home.sync()
 }
 
 fn move_notes(from: &UpperDir, to: &UpperDir) -> Result<()> {

@@ -22,12 +22,9 @@ pub(super) struct Log(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Opened on the first line: a mount that copies nothing up leaves nothing in the workdir.
     file: Option<WriteFile>,
     /// Where the next line goes.
     end: u64,
-    /// Whether what is there may end in the middle of a line.
-    torn: bool,
     lines: usize,
 }
 
@@ -44,22 +41,17 @@ impl Log {
         Ok(())
     }
 
+    /// Makes the file ahead, so that a line on a full disk takes no inode.
+    pub(super) fn prepare(&self, work: &WorkDir) -> Result<()> {
+        self.0.lock().open(work).map(drop)
+    }
+
     /// Adds a line, which has its end.
     pub(super) fn append(&self, work: &WorkDir, line: &str) -> Result<()> {
         let state = &mut *self.0.lock();
-        let file = match &state.file {
-            Some(file) => file,
-            None => {
-                let (file, end, torn) = open(work)?;
-                (state.end, state.torn) = (end, torn);
-                state.file.insert(file)
-            }
-        };
-        let line = if state.torn { &*format!("\n{line}") } else { line };
-        // Should a part of the line get there, the next must not continue it.
-        state.torn = true;
+        let file = state.open(work)?;
+        // Should only a part of it get there, the next line is written over it.
         file.write_all_at(state.end, line.as_bytes())?;
-        state.torn = false;
         state.end += line.len() as u64;
         state.lines += 1;
         Ok(())
@@ -87,7 +79,7 @@ impl Log {
     ) -> Result<()> {
         let state = &mut *self.0.lock();
         state.file = None;
-        if state.lines == 0 || (live > 0 && state.lines <= live * 2 + SMALL) {
+        if live > 0 && state.lines <= live * 2 + SMALL {
             return Ok(());
         }
         let home = work.root()?;
@@ -111,19 +103,33 @@ impl Log {
     }
 }
 
-fn open(work: &WorkDir) -> Result<(WriteFile, u64, bool)> {
+impl State {
+    fn open(&mut self, work: &WorkDir) -> Result<WriteFile> {
+        if let Some(file) = &self.file {
+            return Ok(file.clone());
+        }
+        let (file, end) = open(work)?;
+        self.end = end;
+        self.file = Some(file.clone());
+        Ok(file)
+    }
+}
+
+fn open(work: &WorkDir) -> Result<(WriteFile, u64)> {
     let home = work.root()?;
     let name = OsStr::new(NAME);
     if home.stat(name)?.is_none() {
-        return Ok((home.create(name, Mode::RUSR | Mode::WUSR)?, 0, false));
+        return Ok((home.create(name, Mode::RUSR | Mode::WUSR)?, 0));
     }
     let file = home.open_upper_inode(name)?.open_write()?;
     let end = file.inode().stat()?.st_size as u64;
-    let mut last = [b'\n'];
-    if end > 0 {
-        file.read_at(end - 1, &mut last)?;
+    let text = read(&home, NAME)?.unwrap_or_default();
+    let whole = text.rfind('\n').map_or(0, |end| end + 1) as u64;
+    if whole < end {
+        // Half a line may read as another one once it has an end.
+        file.truncate(whole)?;
     }
-    Ok((file, end, last != [b'\n']))
+    Ok((file, whole))
 }
 
 /// A small file of ours, None if there is none.

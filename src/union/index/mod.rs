@@ -20,6 +20,7 @@ mod log_file;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::{HashMap, HashMapExt as _};
 use parking_lot::Mutex;
@@ -45,6 +46,8 @@ pub struct LinkNote {
     covered: u32,
     /// Whether names that do not lie in the branch count as covered.
     exact: bool,
+    /// Whether its line was lost: then `covered` is a guess.
+    lost: bool,
     /// Whether there is a copy in the upper, and a link to it in `links`.
     pub copied_up: bool,
 }
@@ -52,6 +55,12 @@ pub struct LinkNote {
 impl LinkNote {
     fn remaining(&self) -> u32 {
         self.lower_links.map_or(1, |links| links.saturating_sub(self.covered))
+    }
+
+    /// Whether users see no name of it any more. `stat` is the copy's.
+    #[must_use]
+    pub fn is_gone(&self, stat: &Stat) -> bool {
+        !self.lost && self.shown_links(stat) == 0
     }
 
     /// The link count that users see. `stat` is the copy's, if there is one: one of that one's links is in `links`.
@@ -84,6 +93,8 @@ pub struct Index {
     store: Store,
     /// Whether the upper can be known again: else nothing is noted for another mount.
     remembers: bool,
+    /// Whether a note could not be written down.
+    missed: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -132,10 +143,14 @@ impl Index {
                 if root.stat(OsStr::new(LINKS))?.is_some() {
                     inner.find_copies(&*work.links()?)?;
                 }
+                if remembers && let Err(e) = log.prepare(&work) {
+                    log::warn!("the workdir takes no notes for now: {e}");
+                }
                 inner
             }
         };
-        let index = Self { store: Store::Written(work, log), remembers, inner: Mutex::new(inner) };
+        let store = Store::Written(work, log);
+        let index = Self { store, remembers, missed: AtomicBool::new(false), inner: Mutex::new(inner) };
         adopt::adopt(&index, outer, upper, lowers);
         Ok(index)
     }
@@ -155,7 +170,8 @@ impl Index {
                 links = Some(dir);
             }
         }
-        Ok(Self { store: Store::Read(links), remembers: false, inner: Mutex::new(inner) })
+        let store = Store::Read(links);
+        Ok(Self { store, remembers: false, missed: AtomicBool::new(false), inner: Mutex::new(inner) })
     }
 
     /// Whether names of lower files can be told to follow a copy: they must be in the next mount, too.
@@ -342,7 +358,7 @@ impl Index {
     /// # Errors
     /// Those of openat(2).
     pub fn copy(&self, id: LinkId) -> Result<Inode> {
-        let note = self.note(id).ok_or(Error::Stale(0))?;
+        let note = self.note(id).ok_or(Error::Bug("a link without its note"))?;
         let name = OsStr::new(note.key.as_str());
         match &self.store {
             Store::Written(work, _) => work.links()?.open_inode(name),
@@ -355,7 +371,7 @@ impl Index {
     /// # Errors
     /// Those of openat(2).
     pub fn upper_copy(&self, id: LinkId) -> Result<UpperInode> {
-        let note = self.note(id).ok_or(Error::Stale(0))?;
+        let note = self.note(id).ok_or(Error::Bug("a link without its note"))?;
         self.work()?.links()?.open_upper_inode(OsStr::new(note.key.as_str()))
     }
 
@@ -424,6 +440,7 @@ impl Index {
                     note.covered = note.lower_links.unwrap_or(visible).saturating_sub(visible);
                     note.lower_links.get_or_insert(visible);
                     note.exact = true;
+                    note.lost = false;
                 });
             }
         }
@@ -438,11 +455,12 @@ impl Index {
     }
 
     fn append(&self, line: &str) {
-        if let Store::Written(work, log) = &self.store
+        if let (Store::Written(work, log), true) = (&self.store, self.remembers)
             && let Err(e) = log.append(work, line)
         {
             // The operation itself is done. What is lost is a number or a link count after the next mount.
             log::warn!("the workdir's index misses a note: {e}");
+            self.missed.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -465,7 +483,8 @@ impl Inner {
         let key = key.clone();
         self.by_key.insert(key.clone(), id);
         self.by_ino.entry(key.inode_number()).or_default().push(id);
-        let note = LinkNote { key, lower_links: None, covered: 0, exact: false, copied_up: false };
+        let note =
+            LinkNote { key, lower_links: None, covered: 0, exact: false, lost: false, copied_up: false };
         self.notes.insert(id, note);
         id
     }
@@ -519,11 +538,18 @@ impl Inner {
     fn find_copies(&mut self, links: &Dir) -> Result<()> {
         for entry in links.list()? {
             let Some(key) = entry.name.to_str().and_then(LastingId::parse) else { continue };
+            let is_lost = !self.by_key.contains_key(&key);
             let id = self.insert(&key);
+            let Some(stat) = links.stat(&entry.name)? else { continue };
             if let Some(note) = self.notes.get_mut(&id) {
                 note.copied_up = true;
+                if is_lost {
+                    // Most names that a copy has in the upper cover one in the lower.
+                    note.lost = true;
+                    note.covered = (stat.st_nlink as u32).saturating_sub(1);
+                }
             }
-            self.by_copy.insert(entry.ino, id);
+            self.by_copy.insert(stat.st_ino, id);
         }
         Ok(())
     }

@@ -226,7 +226,7 @@ fn move_and_write(moved: &str, written: &str, in_upper: &[&str]) {
     // Wherever they are in a listing, hardly all of the pairs come after the last of them.
     let slow: Vec<_> = (0..3).map(|n| format!("{moved}/slow{n}")).collect();
     slow.iter().fold(branch, |b, name| b.file(name, "slow"));
-    let mut union = Union::builder().lower_at(lower).mount();
+    let mut union = Union::builder().lower_at(lower).option("stable_inodes").mount();
     bring_up(&union, in_upper);
     let append = |pair| File::options().append(true).open(union.at(format!("{written}{pair}"))).unwrap();
     let handles: Vec<_> = (0..PAIRS).map(append).collect();

@@ -127,26 +127,29 @@ fn nobody_waits_for_a_sync_of_a_hard_linked_copy() {
         let disk = FaultyFs::new();
         let union = Union::builder()
             .writable_in(disk.path())
-            .lower(|b| b.file("d/a", "text").link("d/a", "d/b").file("e/f", "other").file("g/h", "more"))
+            .option("stable_inodes")
+            .lower(|b| b.file("d/a", "text").link("d/a", "d/b").file("g/f", "other").file("g/h", "more"))
             .mount();
         let mut file = File::options().append(true).open(union.at("d/a")).unwrap();
         file.write_all(b" and more").unwrap();
+        // In the upper: whoever changes names in a directory that is being synced waits for the disk's own lock.
+        fs::write(union.at("g/old"), "").unwrap();
         disk.stall_syncs(after);
         let stalled = thread::scope(|scope| {
             let syncing = scope.spawn(|| file.sync_all());
             let stalled = disk.stalls_unless(|| syncing.is_finished());
             if stalled {
                 let unless_waiting = |what: &str| assert!(disk.is_stalled(), "{what} waits for sync {after}");
-                assert_eq!(text(union.at("e/f")), "other");
+                assert_eq!(text(union.at("g/f")), "other");
                 unless_waiting("a lookup");
-                assert_eq!(names(union.at("g")), ["h"]);
+                assert_eq!(names(union.at("g")), ["f", "h", "old"]);
                 unless_waiting("a listing");
                 // A copy-up syncs what it copies; these need no sync of their own.
-                fs::write(union.at("d/new"), "new").unwrap();
+                fs::write(union.at("g/new"), "new").unwrap();
                 unless_waiting("a new file");
-                fs::rename(union.at("d/new"), union.at("d/newer")).unwrap();
+                fs::rename(union.at("g/new"), union.at("g/newer")).unwrap();
                 unless_waiting("a rename");
-                fs::remove_file(union.at("e/f")).unwrap();
+                fs::remove_file(union.at("g/h")).unwrap();
                 unless_waiting("a removal");
             }
             disk.recover();
