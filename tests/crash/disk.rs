@@ -221,7 +221,9 @@ impl Disk {
                 }
                 kind => rustix::fs::mknodat(CWD, &at, kind, mode, stat.st_rdev).expect("a node"),
             }
-            std::os::unix::fs::lchown(&at, Some(stat.st_uid), Some(stat.st_gid)).expect("an owner");
+            if rustix::process::geteuid().is_root() {
+                std::os::unix::fs::lchown(&at, Some(stat.st_uid), Some(stat.st_gid)).expect("an owner");
+            }
             if stat.kind() != FileType::Symlink {
                 rustix::fs::chmod(&at, mode).expect("a mode");
             }

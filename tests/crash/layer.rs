@@ -88,7 +88,8 @@ impl Item {
         if let Some((key, value)) = self.xattr {
             rustix::fs::setxattr(&at, key, value.as_bytes(), XattrFlags::empty()).expect("an attribute");
         }
-        if let Some(owner) = self.owner {
+        // Only root gives files away.
+        if let Some(owner) = self.owner.filter(|_| rustix::process::geteuid().is_root()) {
             std::os::unix::fs::lchown(&at, Some(owner), Some(owner)).expect("an owner");
         }
         if let Some(mode) = self.mode {

@@ -11,20 +11,21 @@ use super::report::behave_as_a_mount;
 use super::stacks;
 use super::stand::{Disk, Stand, forget};
 
-const VOLATILE: UnionOptions =
-    UnionOptions { volatile: true, overlay_upper: false, squashed: false, noatime: false };
+fn volatile() -> UnionOptions {
+    UnionOptions { volatile: true, ..UnionOptions::default() }
+}
 
 #[test]
 fn what_was_volatile_and_has_not_ended_is_refused() {
     behave_as_a_mount();
     let stacks = stacks::all();
     let stand = Stand::build(&stacks[0], Disk::Memory);
-    let union = stand.open_as(VOLATILE).expect("a union");
+    let union = stand.open_as(volatile()).expect("a union");
     Operation::Write("a", 0).run(&union, &mut Vec::new()).expect("a write");
     faults::arm(Some((0, Fault::End)));
     drop(union);
     faults::disarm();
-    for options in [VOLATILE, UnionOptions::default()] {
+    for options in [volatile(), UnionOptions::default()] {
         let refused = stand.open_as(options).expect_err("it has not ended cleanly");
         assert!(matches!(refused, Error::VolatileCrash), "{refused}");
     }
@@ -38,7 +39,7 @@ fn what_was_volatile_and_has_ended_is_not_refused() {
     behave_as_a_mount();
     let stacks = stacks::all();
     let stand = Stand::build(&stacks[0], Disk::Memory);
-    let union = stand.open_as(VOLATILE).expect("a union");
+    let union = stand.open_as(volatile()).expect("a union");
     let mut known = Vec::new();
     Operation::Write("a", 0).run(&union, &mut known).expect("a write");
     assert!(stand.work().join("plyfs/volatile").exists());
@@ -46,7 +47,7 @@ fn what_was_volatile_and_has_ended_is_not_refused() {
     union.close().expect("a clean end");
     drop(union);
     assert!(!stand.work().join("plyfs/volatile").exists());
-    stand.open_as(VOLATILE).expect("a union").close().expect("a clean end");
+    stand.open_as(volatile()).expect("a union").close().expect("a clean end");
     stand.open().expect("a union");
 }
 
@@ -57,7 +58,7 @@ fn a_volatile_mount_that_ends_while_it_closes_is_refused_or_has_ended() {
     let stacks = stacks::all();
     for at in 0.. {
         let stand = Stand::build(&stacks[0], Disk::Memory);
-        let union = stand.open_as(VOLATILE).expect("a union");
+        let union = stand.open_as(volatile()).expect("a union");
         let mut known = Vec::new();
         Operation::Write("a", 0).run(&union, &mut known).expect("a write");
         forget(&union, known);
