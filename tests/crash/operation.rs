@@ -43,7 +43,11 @@ use Operation::*;
 /// What [`Operation::Write`] writes.
 pub const WRITTEN: &[u8] = b"WRITTEN";
 
-const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
+/// Whoever plays.
+fn caller() -> Caller {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Caller { uid, gid, umask: 0o022 }
+}
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,7 +142,7 @@ impl Operation {
     pub fn run(&self, union: &Union, known: &mut Vec<NodeId>) -> Result<()> {
         let make = |known: &mut Vec<NodeId>, path: &str, new: NewNode<'_>| {
             let (dir, name) = parent(union, path, known)?;
-            known.push(union.make(dir, name.as_ref(), new, CALLER)?.attr.id);
+            known.push(union.make(dir, name.as_ref(), new, caller())?.attr.id);
             Ok(())
         };
         let set = |known: &mut Vec<NodeId>, path: &str, changes: Changes| {
