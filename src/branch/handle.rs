@@ -50,6 +50,9 @@ impl LastingId {
         branch: BranchId,
         inodes: Inodes,
     ) -> io::Result<Option<Self>> {
+        if inodes == Inodes::Ambiguous {
+            return Ok(None);
+        }
         let fd = fd.as_fd();
         let tag = filesystem(fd, stat)?;
         let mut text = String::new();
@@ -107,6 +110,17 @@ impl FilesystemTag {
             _ => format!("t{:x}s{:x}n{:x}", stat.st_size, stat.st_mtime, stat.st_mtime_nsec),
         }
     }
+}
+
+/// What tells a lower's filesystem from others; two that say the same may have the same names for other inodes.
+pub(super) fn filesystem_name(root: impl AsFd, stat: &Stat) -> io::Result<String> {
+    Ok(match filesystem(root, stat)? {
+        FilesystemTag::Id(id) => format!("{id:x}"),
+        // One that was copied as a whole has the same times of birth.
+        FilesystemTag::Inode if stat.st_birth != 0 => format!("b{:x}", stat.st_birth),
+        FilesystemTag::Inode => "by handle alone".to_owned(),
+        FilesystemTag::Unstable => "by number alone".to_owned(),
+    })
 }
 
 /// By device number, of all filesystems so far.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::{self, Errno};
 
-use super::handle::LastingId;
+use super::handle::{self, LastingId};
 use super::stat::Stat;
 use crate::error::{Error, Place, Result};
 use crate::rules::BranchId;
@@ -45,6 +45,8 @@ pub enum Inodes {
     MayChange,
     /// The user says that they stay, also over a remount of that filesystem.
     Stable,
+    /// Another filesystem of the union may have the same for other inodes.
+    Ambiguous,
 }
 
 /// What everything in a branch has from its root.
@@ -137,6 +139,28 @@ impl Dir {
     #[must_use]
     pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime, inodes: Inodes) -> Self {
         Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime, inodes } }
+    }
+
+    /// The same for a branch whose inodes cannot be told from those of another.
+    #[must_use]
+    pub fn ambiguous(self) -> Self {
+        let origin = Origin { inodes: Inodes::Ambiguous, ..self.origin };
+        Self { origin, ..self }
+    }
+
+    /// Whether lasting names of this filesystem's inodes may be those of the other's.
+    ///
+    /// # Errors
+    /// Those of statx(2), fstatfs(2) and name_to_handle_at(2).
+    pub fn may_be_mistaken_for(&self, other: &Self) -> Result<bool> {
+        let (ours, theirs) = (self.stat_self()?, other.stat_self()?);
+        if ours.st_dev == theirs.st_dev {
+            return Ok(false);
+        }
+        let name = |dir: &Self, stat: &Stat| {
+            handle::filesystem_name(dir, stat).map_err(dir.origin.failed("fstatfs"))
+        };
+        Ok(name(self, &ours)? == name(other, &theirs)?)
     }
 
     /// The branch that it belongs to.

@@ -79,7 +79,11 @@ fn template_name((uid, gid): Owner) -> OsString {
 
 fn make_template(stage: &UpperDir, fresh: &OsStr, owner: Owner) -> Result<()> {
     make_empty(stage, fresh, owner)?;
-    stage.rename(fresh, stage, &template_name(owner))
+    stage.rename(fresh, stage, &template_name(owner)).inspect_err(|_| {
+        if let Err(e) = stage.remove_marker(fresh) {
+            log::warn!("an empty file stays in the workdir for now: {e}");
+        }
+    })
 }
 
 /// An ordinary user cannot give files away, and a disk may have no owners: then the marker is ours, as everything is.

@@ -115,8 +115,13 @@ impl WorkDir {
             return Ok(root.clone());
         }
         let name = OsStr::new(HOME);
+        let is_new = self.outer.stat(name)?.is_none();
         make_private(&self.outer, name)?;
         let root = open_private(&self.outer, name)?;
+        if is_new {
+            // What an fsync(2) leaves in it must not go with its name.
+            self.outer.sync()?;
+        }
         homes.root = Some(root.clone());
         Ok(root)
     }

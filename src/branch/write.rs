@@ -384,6 +384,19 @@ impl UpperInode {
         }
     }
 
+    /// Waits until a regular file is on disk, or with `data_only` its data. Takes no right to write it.
+    ///
+    /// # Errors
+    /// Those of open(2) and fsync(2).
+    pub fn sync(&self, data_only: bool) -> Result<()> {
+        let file = self.reopen(OFlags::RDONLY).map_err(self.failed("open"))?;
+        if data_only {
+            change(Call::Fdatasync(file.as_fd()), || fs::fdatasync(&file))
+        } else {
+            change(Call::Fsync(file.as_fd()), || fs::fsync(&file))
+        }
+    }
+
     /// Sets the permission bits. Not for symbolic links, which have none.
     ///
     /// # Errors

@@ -117,7 +117,7 @@ impl Union {
             })
         })?;
         self.files.has_new_mode(id);
-        self.attr(&node)
+        self.with_descriptors(|| self.attr(&node))
     }
 
     /// The target of a symbolic link.
@@ -132,8 +132,12 @@ impl Union {
 
 fn truncate(inode: &UpperInode, size: u64) -> Result<()> {
     inode.truncate(size)?;
+    // It is done: a time is no reason to say that it is not.
     // A file whose data was not worth copying up is empty already, which is no change to the disk.
-    inode.set_times(&times(None, Some(SetTime::Now)))
+    if let Err(e) = inode.set_times(&times(None, Some(SetTime::Now))) {
+        log::warn!("a file that was cut off keeps its time of modification: {e}");
+    }
+    Ok(())
 }
 
 fn apply(node: &Node, inode: &UpperInode, changes: &Changes) -> Result<()> {

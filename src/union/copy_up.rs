@@ -15,7 +15,8 @@ use rustix::process::{getegid, geteuid};
 
 use super::Union;
 use super::index::LinkId;
-use super::node::{Body, DirPart, Node, Place};
+use super::locked::EntryRef;
+use super::node::{Body, DirPart, Node, NodeId, Place, RealId};
 use crate::branch::{Inode, LastingId, Ownership, Staged, Stat, UpperDir, UpperInode, WriteFile};
 use crate::error::{Error, Result};
 use crate::layer::is_private_xattr;
@@ -53,6 +54,7 @@ impl Union {
     /// Changes a node's inode in the upper, where it is brought first if need be.
     pub(super) fn change(&self, node: &Arc<Node>, data: Data, change: Change<'_>) -> Result<()> {
         self.writable()?;
+        self.name_linked(node)?;
         if let Some(inode) = self.upper_inode(node)? {
             return change(&inode);
         }
@@ -64,6 +66,19 @@ impl Union {
             // Somebody else was faster.
             Some(inode) => change(&inode),
             None => self.copy_up_leaf(node, data, change),
+        }
+    }
+
+    /// What was copied up ahead, for a directory that was to be moved, gets its name in the upper before it is changed:
+    /// the upper is a layer.
+    pub(super) fn name_linked(&self, node: &Arc<Node>) -> Result<()> {
+        let Body::Linked(link) = node.state().body else { return Ok(()) };
+        if self.writable()?.index.copy(link)?.stat()?.st_nlink > 1 {
+            return Ok(());
+        }
+        match node.entry() {
+            Some((dir, name)) => self.bring_up_name(node, &EntryRef { dir, name, meant: Some(node.id) }),
+            None => Ok(()),
         }
     }
 
@@ -137,7 +152,7 @@ impl Union {
     pub(super) fn has_new_name(&self, dir: &Node) {
         self.listings.forget(dir.id);
         if !self.options.volatile {
-            self.unsynced.lock().insert(dir.id);
+            *self.unsynced.lock().entry(dir.id).or_default() += 1;
         }
     }
 
@@ -180,15 +195,18 @@ impl Union {
             };
             let Copy { staged, original, key, file } = copy;
             let stat = staged.inode().stat()?;
-            let id = self.upper_id(staged.inode(), &stat);
-            let link = self.tie(key.as_ref(), staged.inode(), &original)?;
+            // Before it can be found: whatever comes next, it shows the number of its original.
+            let real = self.note_number(staged.inode(), &stat, node.id);
+            let tied = self.tie(key.as_ref(), staged.inode(), &original);
+            let link = tied.inspect_err(|_| self.drop_number(real))?;
             if let Err(e) = dir.keeping_times(|| staged.commit(&dir, name.as_os_str())) {
                 self.untie(link);
+                self.drop_number(real);
                 return Err(e);
             }
             // From the moment that it has its name, the node is in the upper.
             self.publish_link(link, &stat);
-            self.settle_in_upper(node, &stat, id.as_ref(), link, file);
+            self.settle_in_upper(node, real, link, file);
             self.has_new_name(&parent);
             self.cover(key.as_ref(), &original);
             return Ok(());
@@ -198,15 +216,32 @@ impl Union {
     fn publish_unnamed(&self, node: &Arc<Node>, copy: Copy) -> Result<()> {
         let Copy { staged, original, key, file } = copy;
         let stat = staged.inode().stat()?;
-        let id = self.upper_id(staged.inode(), &stat);
-        let link = self.tie(key.as_ref(), staged.inode(), &original)?;
+        let real = self.note_number(staged.inode(), &stat, node.id);
+        let tied = self.tie(key.as_ref(), staged.inode(), &original);
+        let link = tied.inspect_err(|_| self.drop_number(real))?;
         self.publish_link(link, &stat);
         let inode = staged.inode().clone();
-        self.settle_in_upper(node, &stat, id.as_ref(), link, file);
+        self.settle_in_upper(node, real, link, file);
         if link.is_none() {
             self.keep(node, inode);
         }
         Ok(())
+    }
+
+    /// A staged copy shows that number.
+    fn note_number(&self, copy: &UpperInode, stat: &Stat, number: NodeId) -> RealId {
+        let real = self.stack.xino.real(stat);
+        if let Some(upper) = &self.upper {
+            upper.index.set_origin(real, self.upper_id(copy, stat).as_ref(), number);
+        }
+        real
+    }
+
+    /// Nothing has become of the copy.
+    fn drop_number(&self, real: RealId) {
+        if let Some(upper) = &self.upper {
+            upper.index.drop_origin(real);
+        }
     }
 
     /// Copies a lower file with several names up without giving the copy one in the upper: all names follow it. Says
@@ -273,15 +308,10 @@ impl Union {
     pub(super) fn settle_in_upper(
         &self,
         node: &Node,
-        stat: &Stat,
-        id: Option<&LastingId>,
+        real: RealId,
         link: Option<LinkId>,
         file: Option<WriteFile>,
     ) {
-        let real = self.stack.xino.real(stat);
-        if let Some(upper) = &self.upper {
-            upper.index.set_origin(real, id, node.id);
-        }
         self.table.move_to(node, real);
         let mut state = node.state();
         state.body = match link {

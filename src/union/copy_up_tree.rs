@@ -40,10 +40,12 @@ struct Tree<'a> {
     dirs: Vec<Arc<Node>>,
     seen: HashSet<NodeId>,
     missing: Vec<Missing>,
+    /// Directories that are in the upper and may lack something.
+    left: Vec<Arc<Node>>,
     /// What is staged, by the directory and the name that it will have.
     arrivals: HashMap<NodeId, HashMap<Name, Arrival>>,
     /// Files with several lower names that were copied up for this, with what they were.
-    linked: Vec<(Arc<Node>, Body, RealId, Stat)>,
+    linked: Vec<TakenAhead>,
 }
 
 /// An entry that the upper lacks: staged with all that is in it.
@@ -59,6 +61,15 @@ struct Arrival {
     copy: Stat,
     id: Option<LastingId>,
     kind: ArrivalKind,
+}
+
+/// A file with several lower names that was copied up ahead: what it was, and what its copy has.
+struct TakenAhead {
+    node: Arc<Node>,
+    body: Body,
+    real: RealId,
+    copy: Stat,
+    xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
 enum ArrivalKind {
@@ -105,6 +116,7 @@ impl Union {
             dirs: Vec::new(),
             seen: HashSet::new(),
             missing: Vec::new(),
+            left: Vec::new(),
             arrivals: HashMap::new(),
             linked: Vec::new(),
         };
@@ -115,6 +127,8 @@ impl Union {
             None => Ok(()),
         });
         if done.is_err() {
+            // With the names that they were staged under.
+            tree.missing.clear();
             self.take_back_links(&tree);
         }
         done
@@ -130,11 +144,11 @@ impl Union {
             let staged = self.stage_tree(tree, parent, &top, name)?;
             tree.missing.push(Missing { parent: Arc::clone(parent), name: name.clone(), staged });
         } else {
-            let mut left = vec![Arc::clone(&top)];
-            while let Some(dir) = left.pop() {
-                for name in self.names_in(&dir)? {
-                    self.gather_entry(tree, &dir, name, &mut left)?;
-                }
+            tree.left.push(Arc::clone(&top));
+        }
+        while let Some(dir) = tree.left.pop() {
+            for name in self.names_in(&dir)? {
+                self.gather_entry(tree, &dir, name)?;
             }
         }
         if !tree.arrivals.is_empty() && !self.options.volatile {
@@ -144,18 +158,12 @@ impl Union {
     }
 
     /// Stages an entry of a directory that is in the upper, if the entry is not.
-    fn gather_entry(
-        &self,
-        tree: &mut Tree<'_>,
-        dir: &Arc<Node>,
-        name: Name,
-        left: &mut Vec<Arc<Node>>,
-    ) -> Result<()> {
+    fn gather_entry(&self, tree: &mut Tree<'_>, dir: &Arc<Node>, name: Name) -> Result<()> {
         let Some((node, in_upper)) = self.look_counted(tree, dir, &name)? else { return Ok(()) };
         if node.kind == FileType::Directory {
             if node.is_in_upper() {
                 if node.parts()?.len() > 1 {
-                    left.push(node);
+                    tree.left.push(node);
                 }
                 return Ok(());
             }
@@ -198,10 +206,15 @@ impl Union {
                 continue;
             };
             let node = Arc::clone(&dir.node);
-            let Some((child, _)) = self.look_counted(tree, &node, &name)? else { continue };
-            if child.kind == FileType::Directory {
+            let Some((child, in_upper)) = self.look_counted(tree, &node, &name)? else { continue };
+            if child.kind == FileType::Directory && child.is_in_upper() {
+                // Somebody was faster: what it lacks is staged by itself.
+                if child.parts()?.len() > 1 {
+                    tree.left.push(child);
+                }
+            } else if child.kind == FileType::Directory {
                 way.push(self.begin_dir(&node, &child, &name)?);
-            } else {
+            } else if !in_upper {
                 let into = stage.open_upper_dir(&dir.at)?;
                 let staged_name = name.as_os_str().to_owned();
                 self.stage_entry(tree, &node, &child, &name, &into, staged_name)?.leave();
@@ -263,8 +276,9 @@ impl Union {
         if stat.is_hard_linked() {
             let NodeState { body, real, .. } = node.state().clone();
             if self.copy_up_linked(node)? {
-                let copy = self.stat_of(node)?;
-                tree.linked.push((Arc::clone(node), body, real, copy));
+                let copy = self.inode(node)?;
+                let (copy, xattrs) = (copy.stat()?, xattrs_of(&copy)?);
+                tree.linked.push(TakenAhead { node: Arc::clone(node), body, real, copy, xattrs });
             }
         }
         let linked = match node.state().body {
@@ -379,7 +393,7 @@ impl Union {
     }
 
     /// A directory is the upper's alone: it keeps its number.
-    fn settle_dir(&self, dir: &Arc<Node>, real: RealId) {
+    pub(super) fn settle_dir(&self, dir: &Arc<Node>, real: RealId) {
         if let Some(upper) = &self.upper {
             let id =
                 self.upper_dir(dir).and_then(|upper| Ok(self.upper_id(&upper.inode(), &upper.stat_self()?)));
@@ -450,16 +464,15 @@ impl Union {
                 }
                 ArrivalKind::Leaf => {
                     let real = self.stack.xino.real(&copy);
-                    match self.table.find_name(&parent, &name) {
-                        Some(node) => self.settle_in_upper(&node, &copy, id.as_ref(), None, None),
-                        // The kernel does not know it, but it may have known its number.
-                        None => {
-                            let lower = self.stack.xino.real(&original);
-                            let number = self.number_of(lower, || Ok(None));
-                            if let Some(upper) = &self.upper {
-                                upper.index.set_origin(real, id.as_ref(), number);
-                            }
-                        }
+                    let known = self.table.find_name(&parent, &name);
+                    // If the kernel does not know it, it may have known its number.
+                    let lower = || self.number_of(self.stack.xino.real(&original), || Ok(None));
+                    let number = known.as_ref().map_or_else(lower, |node| node.id);
+                    if let Some(upper) = &self.upper {
+                        upper.index.set_origin(real, id.as_ref(), number);
+                    }
+                    if let Some(node) = known {
+                        self.settle_in_upper(&node, real, None, None);
                     }
                 }
                 ArrivalKind::Link(key) => self.cover(key.as_ref(), &original),
@@ -471,13 +484,20 @@ impl Union {
     /// Nothing has become of it: files that were copied up for this, and written by nobody since, are the lower's
     /// again.
     fn take_back_links(&self, tree: &Tree<'_>) {
-        for (node, body, real, copy) in &tree.linked {
+        for TakenAhead { node, body, real, copy, xattrs } in &tree.linked {
             let _locked = node.lock();
             let Body::Linked(link) = node.state().body else { continue };
-            let untouched = self.stat_of(node).is_ok_and(|now| {
-                (now.st_ctime, now.st_ctime_nsec, now.st_nlink) == (copy.st_ctime, copy.st_ctime_nsec, 1)
-            });
-            if untouched {
+            // Not by the time of the last change: the name that it was staged under has come and gone.
+            let is_same = |now: &Stat| {
+                let of = |stat: &Stat| {
+                    (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_mtime, stat.st_mtime_nsec)
+                };
+                now.st_nlink == 1 && of(now) == of(copy)
+            };
+            let untouched = self
+                .inode(node)
+                .and_then(|inode| Ok(is_same(&inode.stat()?) && xattrs_of(&inode)? == *xattrs));
+            if untouched.unwrap_or(false) {
                 node.state().body = body.clone();
                 self.table.move_to(node, *real);
                 self.files.replace(node.id, None);
@@ -485,6 +505,11 @@ impl Union {
             }
         }
     }
+}
+
+fn xattrs_of(inode: &Inode) -> Result<Vec<(OsString, Vec<u8>)>> {
+    let keys = inode.list_xattrs()?.into_iter();
+    keys.map(|key| Ok((key.clone(), inode.get_xattr(&key)?.unwrap_or_default()))).collect()
 }
 
 /// Locks all directories of the tree and the one around it, in the order of their numbers.

@@ -76,13 +76,16 @@ impl Union {
             let decide = |locked: &LockedNames| Ok(plan::create(locked.target.at(), new.entry())?);
             let (locked, plan) = self.plan(None, &target, decide)?;
             self.execute(&locked, &plan, Some(&mut create), None)?;
-            let (node, looked) = self.look_at_new(&locked.target)?;
-            if let Some(file) = file {
-                // It may be of a mode that would not let us open it for writing again.
-                self.files.replace(node.id, Some(file));
-            }
-            Ok(looked)
-        })
+            // It is made: whatever comes of the look at it, that is not done again.
+            let looked = self.with_descriptors(|| self.look_at_new(&locked.target));
+            Ok(looked.map(|(node, looked)| {
+                if let Some(file) = file {
+                    // It may be of a mode that would not let us open it for writing again.
+                    self.files.replace(node.id, Some(file));
+                }
+                looked
+            }))
+        })?
     }
 
     /// Gives a file one more name. It is the inode that is meant which gets it, whatever its name leads to by now.
@@ -115,7 +118,7 @@ impl Union {
                     locked
                 }
             };
-            Ok(self.look_at_new(&locked.target)?.1)
-        })
+            Ok(self.with_descriptors(|| self.look_at_new(&locked.target)).map(|(_, looked)| looked))
+        })?
     }
 }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::locked::{LockedEntry, LockedNames};
+use super::node::Body;
 use super::stack::Seen;
 use crate::branch::{UpperDir, UpperInode};
 use crate::error::{Error, Result};
@@ -31,10 +32,12 @@ impl Union {
     ) -> Result<()> {
         let mut made = Vec::new();
         let mut shows = false;
+        let mut cleared = None;
         for step in plan.steps() {
-            if matches!(step, Step::ClearMarkers(_)) {
+            if let Step::ClearMarkers(side) = step {
                 // From its first marker on the whiteouts do what the markers did.
                 made.clear();
+                cleared = Some(locked.side(*side)?);
             }
             let done = match (step, &mut create) {
                 (Step::Create(side), Some(create)) => {
@@ -61,6 +64,9 @@ impl Union {
                     if let Err(e) = clear_whiteout(dir, name) {
                         log::warn!("a whiteout stays beside its entry, where it hides nothing: {e}");
                     }
+                }
+                if let Some(entry) = cleared {
+                    self.stands_alone(entry);
                 }
                 return Err(e);
             }
@@ -98,7 +104,9 @@ impl Union {
             Step::MarkOpaque(side) => {
                 let dir = self.open_seen(locked.side(side)?)?;
                 // Users see no change in a directory that is about to be moved.
-                dir.keeping_times(|| self.mark_opaque(&dir))
+                dir.keeping_times(|| self.mark_opaque(&dir))?;
+                // It is on disk before the whiteout beside the directory goes: that is in another directory.
+                if self.options.volatile { Ok(()) } else { dir.sync() }
             }
             Step::ClearMarkers(side) => {
                 let dir = self.open_seen(locked.side(side)?)?;
@@ -137,6 +145,18 @@ impl Union {
                 Err(Error::Stale(0))
             }
             _ => Ok(dir),
+        }
+    }
+
+    /// A directory merges with nothing any more, for the whiteout beside it: it keeps its number.
+    fn stands_alone(&self, entry: &LockedEntry) {
+        match (&entry.seen, self.node_at(entry)) {
+            (Seen::Dir { parts, .. }, Ok(Some(node))) if parts.len() > 1 => {
+                node.state().body = Body::Dir([parts[0]].into());
+                self.settle_dir(&node, parts[0].real);
+            }
+            (_, Err(e)) => log::warn!("a directory has another number from now on: {e}"),
+            _ => {}
         }
     }
 

@@ -136,9 +136,9 @@ impl InodeTable {
         };
         // A merged directory is known by its lower part: the one in the upper may have been exchanged.
         let same = |node: &Node| {
-            let part = |body: &Body| body.upper_part().map(|part| part.real);
-            let is_upper_same =
-                kind != FileType::Directory || renumbers || part(&node.state().body) == part(&state.body);
+            let is_upper_same = kind != FileType::Directory
+                || renumbers
+                || upper_part(&node.state().body) == upper_part(&state.body);
             is_upper_same && same(node)
         };
         let known = match named {

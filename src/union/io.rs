@@ -55,11 +55,12 @@ impl Union {
         if self.options.volatile || !node.is_in_upper() || self.writable().is_err() {
             return Ok(());
         }
-        let (file, _) = self.writer(&node)?;
-        if data_only {
-            file.sync_data()?
-        } else {
-            file.sync()?
+        match self.files.get_for_writing(id) {
+            Some((file, _)) if data_only => file.sync_data()?,
+            Some((file, _)) => file.sync()?,
+            None => {
+                self.with_descriptors(|| self.upper_inode(&node)?.ok_or(Error::Stale(id.0))?.sync(data_only))?
+            }
         }
         if matches!(node.state().body, Body::Linked(_)) {
             self.upper()?.index.sync()?;
@@ -71,12 +72,14 @@ impl Union {
     fn sync_names(&self, node: &Node) -> Result<()> {
         let mut at = node.entry();
         while let Some((dir, _)) = at {
-            if dir.is_in_upper() && self.unsynced.lock().contains(&dir.id) {
-                // Taken off the list first: a name that is made during the sync puts it on again.
-                self.unsynced.lock().remove(&dir.id);
-                self.upper_dir(&dir)?.sync().inspect_err(|_| {
-                    self.unsynced.lock().insert(dir.id);
-                })?;
+            let changed = self.unsynced.lock().get(&dir.id).copied();
+            if let (true, Some(changed)) = (dir.is_in_upper(), changed) {
+                self.upper_dir(&dir)?.sync()?;
+                // Unless a name has been made during the sync. Who comes meanwhile syncs it, too.
+                let unsynced = &mut *self.unsynced.lock();
+                if unsynced.get(&dir.id) == Some(&changed) {
+                    unsynced.remove(&dir.id);
+                }
             }
             at = dir.entry();
         }
@@ -171,6 +174,7 @@ impl Union {
         }
         refuse_non_file(node)?;
         self.with_descriptors(|| {
+            self.name_linked(node)?;
             self.bring_up(node, Data::Whole)?;
             if let Some(file) = self.files.get_for_writing(node.id) {
                 return Ok(file);

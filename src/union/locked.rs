@@ -179,7 +179,7 @@ impl Union {
     }
 
     /// The file's data is in the upper already, by another of its names: this one joins it.
-    fn bring_up_name(&self, node: &Node, entry: &EntryRef) -> Result<()> {
+    pub(super) fn bring_up_name(&self, node: &Node, entry: &EntryRef) -> Result<()> {
         let Body::Linked(link) = node.state().body else { return Ok(()) };
         let upper = self.bring_up_dir(&entry.dir)?;
         let (parts, _locked) = self.lock_open(&entry.dir, Node::lock)?;

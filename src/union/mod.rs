@@ -51,7 +51,7 @@ pub use node::NodeId;
 pub use readdir::{DirItem, Found, PlusItem};
 pub use rename::RenameMode;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
@@ -102,8 +102,8 @@ pub struct Union {
     files: FileCache,
     listings: ListingCache,
     copier: Copier,
-    /// Directories of the upper whose copied-up entries may not be on disk yet.
-    unsynced: Mutex<HashSet<NodeId>>,
+    /// Directories of the upper whose copied-up entries may not be on disk yet, and how many there have been.
+    unsynced: Mutex<HashMap<NodeId, u64>>,
     /// Nodes that are kept in the workdir's `unlinked`.
     unlinked: Mutex<HashSet<NodeId>>,
     /// One `PATH=rw` or `PATH=ro` line a branch, topmost first.
@@ -157,6 +157,7 @@ impl Union {
             label(&root, control::Access::ReadOnly);
             lowers.push(Dir::root(root.fd, BranchId(id), Atime::Kept, inodes));
         }
+        let lowers = told_apart(lowers)?;
         let (stack, parts) = Stack::new(upper_root.clone(), lowers.clone(), options.overlay_upper)?;
         let upper = match (upper_root, work_root) {
             (None, _) => None,
@@ -199,13 +200,8 @@ impl Union {
     /// Copies of lower files that users see under no name any more, since the other names are outside the branches.
     fn drop_unreachable(&self, lowers: &[Dir]) {
         let Ok(upper) = self.writable() else { return };
-        let is_visible = |way: &[OsString], name: &OsStr, key: &LastingId| {
-            self.shows_lower(way, name, key).unwrap_or_else(|e| {
-                log::warn!("a copy is kept, since nobody knows whether it is needed: {e}");
-                true
-            })
-        };
-        if let Err(e) = upper.index.drop_unreachable(lowers, is_visible) {
+        let look = |way: &[OsString], name: &OsStr, key: &LastingId| self.shows_lower(way, name, key);
+        if let Err(e) = upper.index.drop_unreachable(lowers, look) {
             log::warn!("copies that nobody needs stay in the workdir for now: {e}");
         }
     }
@@ -294,6 +290,30 @@ impl Union {
     fn ownership(&self) -> Ownership {
         if self.options.squashed { Ownership::Ours } else { Ownership::AsOriginal }
     }
+}
+
+/// Lowers on two filesystems that call inodes by the same names (copies of one image, two squashfs) have no lasting
+/// names: the copy of one's file must never be shown for the other's.
+fn told_apart(lowers: Vec<Dir>) -> Result<Vec<Dir>> {
+    let mut is_ambiguous = vec![false; lowers.len()];
+    // Of several on one filesystem, one stands for all.
+    let mut first: HashMap<u64, usize> = HashMap::new();
+    let mut filesystem = Vec::with_capacity(lowers.len());
+    for (at, lower) in lowers.iter().enumerate() {
+        filesystem.push(*first.entry(lower.stat_self()?.st_dev).or_insert(at));
+    }
+    let firsts: Vec<usize> = first.into_values().collect();
+    for (i, one) in firsts.iter().enumerate() {
+        for other in &firsts[i + 1..] {
+            if lowers[*one].may_be_mistaken_for(&lowers[*other])? {
+                is_ambiguous[*one] = true;
+                is_ambiguous[*other] = true;
+            }
+        }
+    }
+    let ambiguous = |at: usize| is_ambiguous[filesystem[at]];
+    let lowers = lowers.into_iter().enumerate();
+    Ok(lowers.map(|(at, lower)| if ambiguous(at) { lower.ambiguous() } else { lower }).collect())
 }
 
 /// Makes and removes a whiteout on the upper's filesystem, in the workdir, and looks at what became of it: better

@@ -92,23 +92,10 @@ impl Union {
         self.writable()?.work.unlinked()?.open_upper_inode(&unlinked_name(node.id))
     }
 
-    /// The name has not gone after all. A directory from which some of the markers have gone has a whiteout beside it
-    /// by now, and merges with nothing.
-    pub(super) fn lives_on(&self, locked: &LockedEntry, node: &Node, outlives: &Outlives) {
+    /// The name has not gone after all.
+    pub(super) fn lives_on(&self, node: &Node, outlives: &Outlives) {
         if let Outlives::InWorkdir = outlives {
             self.forget_unlinked(node.id);
-        }
-        if node.kind == FileType::Directory
-            && let Ok(Seen::Dir { parts, .. }) = self.stack.see(&locked.parts, &locked.entry.name)
-        {
-            // It goes by its part in the upper from now on, under the number that it has.
-            let real = parts[0].real;
-            node.state().body = Body::Dir(parts.into());
-            self.table.move_to(node, real);
-            if let Some(upper) = &self.upper {
-                upper.index.set_origin(real, None, node.id);
-            }
-            self.listings.forget(node.id);
         }
     }
 

@@ -46,7 +46,7 @@ impl Union {
             if let Some(node) = node {
                 match &done {
                     Ok(()) => self.lose_name(&locked.target, &node, outlives),
-                    Err(_) => self.lives_on(&locked.target, &node, &outlives),
+                    Err(_) => self.lives_on(&node, &outlives),
                 }
             }
             done

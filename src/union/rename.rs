@@ -44,7 +44,7 @@ impl Union {
             };
             let done = self.execute(&locked, &plan, None, None);
             if let (Err(_), Some(replaced)) = (&done, &replaced) {
-                self.lives_on(&locked.target, replaced, &outlives);
+                self.lives_on(replaced, &outlives);
             }
             done?;
             if let Some(replaced) = replaced {

@@ -113,3 +113,12 @@ fn a_volatile_mount_syncs_nothing() {
     let Some(calls) = traced(union.pid(), CALLS, act) else { return };
     assert!(!calls.iter().any(|call| is_sync(call)), "{calls:#?}");
 }
+
+#[test]
+fn whoever_may_only_read_may_sync() {
+    needs_root!("another user");
+    let union = Union::builder().option("allow_other").upper(|b| b.file("f", "root's")).lower(|b| b).mount();
+    crate::common::as_user(crate::common::ALICE, || {
+        File::open(union.at("f")).unwrap().sync_all().unwrap();
+    });
+}

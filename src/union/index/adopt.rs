@@ -66,7 +66,7 @@ fn try_adopt(index: &Index, outer: &UpperDir, upper: &Dir, lowers: &[Dir]) -> Re
         }
     }
     index.sync()?;
-    if index.missed.load(Ordering::Relaxed) {
+    if left > 0 || index.missed.load(Ordering::Relaxed) {
         // They are taken over again once there is room.
         return Ok(());
     }
@@ -107,6 +107,10 @@ fn adopt_links(index: &Index, links: &UpperDir, old: &Old, lowers: &[Dir]) -> Re
             left += 1;
             continue;
         };
+        if index.has_copy(&key) {
+            // It has been taken over before, and written since.
+            continue;
+        }
         let copy = links.open_upper_inode(&entry.name)?;
         let stat = copy.stat()?;
         if let Some(number) = old.origins.get(&stat.st_ino) {

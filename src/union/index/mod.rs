@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::{HashMap, HashMapExt as _};
 use parking_lot::Mutex;
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::node::{NodeId, RealId};
@@ -290,6 +291,13 @@ impl Index {
         self.inner.lock().by_copy.get(&upper_ino).copied()
     }
 
+    /// Whether there is a copy of that lower file.
+    fn has_copy(&self, key: &LastingId) -> bool {
+        let inner = self.inner.lock();
+        let note = inner.by_key.get(key).and_then(|id| inner.notes.get(id));
+        note.is_some_and(|note| note.copied_up)
+    }
+
     /// What is noted.
     #[must_use]
     pub fn note(&self, id: LinkId) -> Option<LinkNote> {
@@ -310,6 +318,18 @@ impl Index {
     pub fn cover(&self, key: &LastingId, lower: &Stat) {
         let id = self.note_or_new(key, lower);
         self.update(id, |note| note.covered = note.covered.saturating_add(1));
+        let is_over = {
+            let inner = &mut *self.inner.lock();
+            let is_over = inner.notes.get(&id).is_some_and(|note| !note.copied_up && note.remaining() == 0);
+            if is_over {
+                // Nobody asks for it any more.
+                inner.remove(id);
+            }
+            is_over
+        };
+        if is_over {
+            self.append(&format!("D {}\n", key.as_str()));
+        }
     }
 
     fn update(&self, id: LinkId, change: impl FnOnce(&mut LinkNote)) {
@@ -328,6 +348,8 @@ impl Index {
     /// Those of linkat(2).
     pub fn tie(&self, key: &LastingId, lower: &Stat, copy: &UpperInode) -> Result<LinkId> {
         let id = self.note_or_new(key, lower);
+        // Before the link: a copy without a note has a link count that is a guess.
+        self.update(id, |_| ());
         let links = self.work()?.links()?;
         links.remove_marker(OsStr::new(key.as_str()))?;
         links.link(copy, OsStr::new(key.as_str()))?;
@@ -336,8 +358,11 @@ impl Index {
 
     /// The copy that was tied has its name: the other names lead to it from now on.
     pub fn publish(&self, id: LinkId, copy: &Stat) {
-        self.update(id, |note| note.copied_up = true);
-        self.inner.lock().by_copy.insert(copy.st_ino, id);
+        let inner = &mut *self.inner.lock();
+        if let Some(note) = inner.notes.get_mut(&id) {
+            note.copied_up = true;
+        }
+        inner.by_copy.insert(copy.st_ino, id);
     }
 
     /// The copy that was tied has come to nothing.
@@ -398,14 +423,15 @@ impl Index {
     }
 
     /// Looks for copies that nothing leads to any more: a lower file has names outside its branch, and the names
-    /// in it are gone. `is_visible` says whether users see that file under such a way and name.
+    /// in it are hidden. `is_visible` says whether users see that file under such a way and name. A copy of which no
+    /// lower has a name stays: the lower may be another one for once.
     ///
     /// # Errors
-    /// Those of the calls that it takes.
+    /// Those of the calls that it takes: then all copies stay.
     pub fn drop_unreachable(
         &self,
         lowers: &[Dir],
-        is_visible: impl Fn(&[OsString], &OsStr, &LastingId) -> bool,
+        is_visible: impl Fn(&[OsString], &OsStr, &LastingId) -> Result<bool>,
     ) -> Result<()> {
         let mut suspects = HashMap::new();
         for (id, note) in self.inner.lock().notes.clone() {
@@ -423,8 +449,10 @@ impl Index {
         if suspects.is_empty() {
             return Ok(());
         }
-        let mut places = Vec::new();
+        // How many names each has in the lowers, and how many of them users see.
+        let mut names: HashMap<LinkId, (u32, u32)> = HashMap::new();
         for lower in lowers {
+            let mut places = Vec::new();
             let whole = layer::walk(lower, |way, name, ino| {
                 if suspects.values().any(|note| note.key.inode_number() == ino) {
                     places.push((way.to_vec(), name.to_owned()));
@@ -434,10 +462,23 @@ impl Index {
                 // A name that was not found may be one that shows.
                 return Ok(());
             }
+            for (way, name) in places {
+                let dir = way.iter().try_fold(lower.clone(), |dir, name| dir.open_dir(name))?;
+                let inode = dir.open_inode(&name)?;
+                let Some(key) = inode.lasting_id(&inode.stat()?)? else { continue };
+                for (id, note) in suspects.iter().filter(|(_, note)| note.key == key) {
+                    let (all, visible) = names.entry(*id).or_default();
+                    *all += 1;
+                    *visible += u32::from(is_visible(&way, &name, &note.key)?);
+                }
+            }
         }
         for (id, note) in suspects {
-            let visible = places.iter().filter(|(way, name)| is_visible(way, name, &note.key)).count() as u32;
-            if visible == 0 {
+            let Some((_, visible)) = names.get(&id).copied() else { continue };
+            let lost_its_upper = !note.lost && note.covered > 0 && visible > note.remaining();
+            if lost_its_upper {
+                self.set_copy_aside(id, &note)?;
+            } else if visible == 0 {
                 self.drop_link(id)?;
             } else {
                 self.update(id, |note| {
@@ -448,6 +489,24 @@ impl Index {
                 });
             }
         }
+        Ok(())
+    }
+
+    /// Names that the upper has covered show again: somebody has emptied it. The copy is nobody's by now, and kept.
+    fn set_copy_aside(&self, id: LinkId, note: &LinkNote) -> Result<()> {
+        log::warn!(
+            "the upper was emptied: the copy of a hard-linked file is set aside in plyfs/aside-copies"
+        );
+        let root = self.work()?.root()?;
+        let aside = OsStr::new("aside-copies");
+        match root.make_dir(aside, Mode::RWXU) {
+            Err(e) if e.is(Errno::EXIST) => {}
+            made => made?,
+        }
+        let name = OsStr::new(note.key.as_str());
+        self.work()?.links()?.rename(name, &root.open_upper_dir(aside)?, name)?;
+        self.inner.lock().remove(id);
+        self.append(&format!("D {}\n", note.key.as_str()));
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use rustix::io::Errno;
 
 use crate::common::{
-    Branch, FaultyFs, Snapshot, Tmpfs, Union, exists, names, needs_root, overwrite, refused, stat, temp_dir,
-    text,
+    Branch, FaultyFs, LoopDisk, Snapshot, Tmpfs, Union, exists, names, needs_root, overwrite, refused,
+    say_not_played, sh, stat, temp_dir, text,
 };
 
 fn two_names(b: Branch) -> Branch {
@@ -324,4 +324,57 @@ fn a_mount_that_only_reads_shows_what_was_written_by_all_names_and_changes_nothi
         assert_eq!(before.differences(&after, &["atime"]), "");
     }
     union.mount();
+}
+
+/// What nobody can look for now may be looked for later.
+#[test]
+fn a_copy_stays_as_long_as_its_lower_is_away() {
+    needs_root!("to mount on the lower");
+    let fill = |b: Branch| b.file("p/x", "old").link("p/x", "s/y");
+    let mut union = Union::over(fill);
+    fs::write(union.at("p/x"), "precious").unwrap();
+    fs::remove_file(union.at("p/x")).unwrap();
+    assert_eq!(text(union.at("s/y")), "precious");
+    union.unmount();
+    let lower = union.lower_path(0);
+    sh("/", &format!("mount -t tmpfs none {}", lower.display()));
+    union.mount();
+    union.unmount();
+    sh("/", &format!("umount {}", lower.display()));
+    union.mount();
+    assert_eq!(text(union.at("s/y")), "precious");
+}
+
+/// The upper's directory is the same one, and nothing of what was in it is.
+#[test]
+fn an_upper_that_was_emptied_shows_the_lowers_again() {
+    let mut union = Union::over(two_names);
+    overwrite(union.at("a"), 0, "SECRET");
+    union.unmount();
+    fs::remove_file(union.upper("a")).unwrap();
+    union.mount();
+    for name in ["a", "b"] {
+        assert_eq!(text(union.at(name)), "lower", "{name}");
+    }
+    union.remount_as_changed();
+}
+
+/// Two images that were made alike call different files by the same handle.
+#[test]
+fn files_of_two_images_are_never_taken_for_each_other() {
+    needs_root!("a loop device");
+    let place = temp_dir();
+    let make = "mksquashfs fs image -quiet -no-progress -all-time 0";
+    sh(place.path(), &format!("mkdir -p one/fs/etc two/fs/opt
+        cd one; echo one > fs/etc/a; ln fs/etc/a fs/etc/b; {make}; cd ../two; echo two > fs/opt/p; ln fs/opt/p fs/opt/q; {make}"));
+    let disk = |name: &str| LoopDisk::read_only(&place.path().join(name).join("image"));
+    let (Some(one), Some(two)) = (disk("one"), disk("two")) else {
+        return say_not_played("this machine lends no loop device, or does not know squashfs");
+    };
+    let builder = Union::builder().lower_at(one.path().to_owned()).lower_at(two.path().to_owned());
+    let union = builder.mount();
+    overwrite(union.at("etc/a"), 0, "SEC");
+    for name in ["opt/p", "opt/q"] {
+        assert_eq!(text(union.at(name)), "two\n", "{name}");
+    }
 }

@@ -9,5 +9,6 @@ mod numbers;
 mod overlay_layers;
 mod security;
 mod slow_disks;
+mod swapped;
 mod times;
 mod workdir;

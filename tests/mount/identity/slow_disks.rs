@@ -163,3 +163,37 @@ fn nobody_waits_for_a_sync_of_a_hard_linked_copy() {
     }
     assert!(syncs > 0, "the file, its directory or the notes are synced");
 }
+
+/// What is made while the tree is gathered, and has gone again before it is published, has no whiteout.
+#[test]
+fn what_comes_and_goes_while_a_directory_moves_does_not_come_back() {
+    let disk = FaultyFs::new();
+    for name in ["a", "b", "c", "d"] {
+        disk.file(&format!("d/{name}/f"), "slow file");
+    }
+    let union = Union::builder().lower_at(disk.path().to_owned()).mount();
+    // Known to the kernel, so that nothing of the disk is asked.
+    let made = ["a", "b", "c", "d"].map(|name| union.at("d").join(name));
+    made.iter().for_each(|dir| assert_eq!(names(dir), ["f"]));
+    disk.stall();
+    thread::scope(|scope| {
+        let moving = scope.spawn(|| fs::rename(union.at("d"), union.at("e")).unwrap());
+        disk.until_stalled();
+        for dir in &made {
+            fs::write(dir.join("temporary"), "new").unwrap();
+            fs::write(dir.join("removed"), "new").unwrap();
+        }
+        disk.recover();
+        // The tree is being gathered, or has been.
+        for dir in &made {
+            drop(fs::rename(dir.join("temporary"), dir.join("final")));
+            drop(fs::remove_file(dir.join("removed")));
+        }
+        moving.join().unwrap();
+    });
+    for name in ["a", "b", "c", "d"] {
+        let left = names(union.at("e").join(name));
+        let both = left.contains(&"temporary".to_owned()) && left.contains(&"final".to_owned());
+        assert!(!both, "{name}: {left:?}");
+    }
+}
