@@ -201,7 +201,7 @@ impl Union {
     fn drop_unreachable(&self, lowers: &[Dir]) {
         let Ok(upper) = self.writable() else { return };
         let look = |way: &[OsString], name: &OsStr, key: &LastingId| self.shows_lower(way, name, key);
-        if let Err(e) = upper.index.drop_unreachable(lowers, look) {
+        if let Err(e) = upper.index.drop_unreachable(upper.root, lowers, look) {
             log::warn!("copies that nobody needs stay in the workdir for now: {e}");
         }
     }

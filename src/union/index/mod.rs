@@ -430,6 +430,7 @@ impl Index {
     /// Those of the calls that it takes: then all copies stay.
     pub fn drop_unreachable(
         &self,
+        upper: &Dir,
         lowers: &[Dir],
         is_visible: impl Fn(&[OsString], &OsStr, &LastingId) -> Result<bool>,
     ) -> Result<()> {
@@ -473,9 +474,11 @@ impl Index {
                 }
             }
         }
+        let is_empty = upper.list()?.is_empty();
         for (id, note) in suspects {
             let Some((_, visible)) = names.get(&id).copied() else { continue };
-            let lost_its_upper = !note.lost && note.covered > 0 && visible > note.remaining();
+            // Not if something is in the upper: then it is a whiteout that a power loss has taken.
+            let lost_its_upper = is_empty && !note.lost && note.covered > 0 && visible > note.remaining();
             if lost_its_upper {
                 self.set_copy_aside(id, &note)?;
             } else if visible == 0 {
