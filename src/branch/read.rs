@@ -231,6 +231,27 @@ impl Dir {
         Ok(Inode { fd, is_path: true, origin: self.origin })
     }
 
+    /// The regular file under `name`, open for reading; ESTALE if it is anything else. Opening a file does nothing to
+    /// it, so it is opened at once, without an `O_PATH` descriptor before, and looked at then.
+    ///
+    /// # Errors
+    /// Those of statx(2) and openat(2).
+    pub fn open_file(&self, name: &OsStr) -> Result<ReadFile> {
+        let open = |flags| self.open_at(name, flags | OFlags::NONBLOCK);
+        let opened = Stat::of(&self.fd, name, AtFlags::empty()).and_then(|stat| match stat.kind() {
+            FileType::RegularFile => self.origin.open(OFlags::RDONLY, open),
+            // A device may do something upon being opened.
+            _ => Err(Errno::STALE),
+        });
+        let fd = opened.map_err(|errno| match errno {
+            // A symbolic link or a socket has come in between.
+            Errno::LOOP | Errno::NXIO => Errno::STALE,
+            errno => errno,
+        });
+        let fd = Arc::new(fd.map_err(self.origin.failed_at("openat", name))?);
+        Ok(ReadFile::of(Inode { fd, is_path: false, origin: self.origin }))
+    }
+
     /// The directory itself as an inode.
     #[must_use]
     pub fn inode(&self) -> Inode {

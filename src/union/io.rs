@@ -159,8 +159,7 @@ impl Union {
         refuse_non_file(node)?;
         self.with_descriptors(|| {
             let was_in_upper = node.is_in_upper();
-            let (inode, stat) = self.inode_and_stat(node)?;
-            let file = inode.open_read()?;
+            let (file, stat) = self.open_file(node)?;
             let file = if was_in_upper { file } else { file.of_size(&stat) };
             self.files.put_if(node.id, file.clone(), || node.is_in_upper() == was_in_upper);
             Ok(file)

@@ -16,7 +16,7 @@ use super::Union;
 use super::node::{Body, DirPart, Node, NodeGuard, NodeState};
 use super::open_files::Opened;
 use super::stack::OpenPart;
-use crate::branch::{Dir, Inode, Stat, UpperDir, UpperInode};
+use crate::branch::{Dir, Inode, ReadFile, Stat, UpperDir, UpperInode};
 use crate::error::{Error, Result};
 use crate::rules::BranchId;
 use crate::rules::name::Name;
@@ -143,6 +143,23 @@ impl Union {
             };
             if let Some((inode, stat)) = self.leaf(node, open, |(_, stat)| Ok(*stat))? {
                 return Ok((inode, Some(stat)));
+            }
+        }
+    }
+
+    /// The regular file behind a node, wherever it is, open for reading; and its attributes.
+    pub(super) fn open_file(&self, node: &Arc<Node>) -> Result<(ReadFile, Stat)> {
+        let with_stat = |file: ReadFile| {
+            let stat = file.inode().stat()?;
+            Ok((file, stat))
+        };
+        loop {
+            if let Some(inode) = self.inode_at_hand(node)? {
+                return with_stat(inode.open_read()?);
+            }
+            let open = |dir: &Dir, name: &Name| with_stat(dir.open_file(name.as_os_str())?);
+            if let Some(found) = self.leaf(node, open, |(_, stat)| Ok(*stat))? {
+                return Ok(found);
             }
         }
     }
