@@ -1,8 +1,8 @@
 //! The meeting point: every branch is asked, the rules decide, the upper is changed.
 //!
-//! One file an operation, and beneath them what they share. Parts that stand alone have types of their own: [`Stack`]
-//! asks the branches, [`Index`] keeps what the workdir notes, [`InodeTable`] knows the nodes, [`FileCache`] and
-//! [`DirCache`] what is open, [`ListingCache`] what is being listed. `locked` holds the names of an operation still
+//! One file an operation, and beneath them what they share. Parts that stand alone have types of their own: `Stack`
+//! asks the branches, `Index` keeps what the workdir notes, `InodeTable` knows the nodes, `FileCache` and
+//! `DirCache` what is open, `ListingCache` what is being listed. `locked` holds the names of an operation still
 //! while the rules plan it and `execute` does it; `copy_up` and `copy_up_tree` bring entries into the upper;
 //! `real_inode` finds the inode behind a node, and makes sure that it is the one that was meant.
 //!
