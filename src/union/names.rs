@@ -42,10 +42,13 @@ impl Union {
         if has_own_place || !node.state().depends_on(dir, name) {
             return Ok(Outlives::Anyway);
         }
-        let inode = match locked.upper()?.open_upper_inode(name.as_os_str()) {
-            // Its data is in the upper by another name.
-            Err(e) if e.is(Errno::NOENT) => return Ok(Outlives::Anyway),
-            opened => opened?,
+        let inode = match self.files.get_for_writing(node.id) {
+            Some((file, _)) => file.upper_inode(),
+            None => match locked.upper()?.open_upper_inode(name.as_os_str()) {
+                // Its data is in the upper by another name.
+                Err(e) if e.is(Errno::NOENT) => return Ok(Outlives::Anyway),
+                opened => opened?,
+            },
         };
         if self.files.has_room_for_pin() {
             return Ok(Outlives::Open(inode));

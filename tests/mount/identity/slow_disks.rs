@@ -1,11 +1,14 @@
 //! A disk that stands still: only those wait who need what it holds back.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::common::{Branch, FaultyFs, Union, exists, names, overwrite, stat, text};
+use rustix::io::Errno;
+
+use crate::common::{Branch, FaultyFs, Union, exists, names, overwrite, refused, stat, text};
 
 /// What somebody does while something else stands still.
 type Work = (&'static str, fn(&Union));
@@ -196,4 +199,40 @@ fn what_comes_and_goes_while_a_directory_moves_does_not_come_back() {
         let both = left.contains(&"temporary".to_owned()) && left.contains(&"final".to_owned());
         assert!(!both, "{name}: {left:?}");
     }
+}
+
+/// Takes a write lease (`F_SETLEASE`, `F_WRLCK`) on its argument and does not give it back before its input ends.
+const HOLD_A_LEASE: &str = r#"
+    $SIG{IO} = "IGNORE";
+    open(my $file, "+<", $ARGV[0]) or die $!;
+    fcntl($file, 1024, 1) or die $!;
+    syswrite(STDOUT, "!");
+    sysread(STDIN, my $end, 1);
+"#;
+
+/// Whoever opens the file would wait for up to 45 s, and everybody else with him once no event loop is left.
+#[test]
+fn a_lease_on_a_file_keeps_nobody_waiting() {
+    let union = Union::builder().lower(|b| b.file("leased", "text").file("changed", "text")).mount();
+    let holders = ["leased", "changed"].map(|name| {
+        let mut holder = Command::new("perl")
+            .args(["-e", HOLD_A_LEASE])
+            .arg(union.lower_path(0).join(name))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        holder.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        holder
+    });
+    refused(fs::read(union.at("leased")), Errno::AGAIN);
+    let mut changed = File::options().append(true).open(union.at("changed")).unwrap();
+    refused(changed.write_all(b" and more"), Errno::AGAIN);
+    for mut holder in holders {
+        drop(holder.stdin.take());
+        assert!(holder.wait().unwrap().success());
+    }
+    assert_eq!(text(union.at("leased")), "text");
+    changed.write_all(b" and more").unwrap();
+    assert_eq!(text(union.at("changed")), "text and more");
 }

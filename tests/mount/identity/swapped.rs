@@ -2,6 +2,7 @@
 //! it replaced.
 
 use std::fs::{self, File, Permissions};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -108,6 +109,35 @@ fn owners_that_are_shown_as_others_give_no_program_their_rights() {
         let runs_as_root =
             std::os::unix::fs::MetadataExt::uid(&copy) == 0 && copy.permissions().mode() & 0o4000 != 0;
         assert!(!runs_as_root, "{options}");
+        union.remount_as_changed();
+    }
+}
+
+/// A file that is read for the first time is opened at once: neither what stands still nor what does something upon
+/// being opened may be in its place.
+#[test]
+fn what_has_taken_a_files_place_is_not_opened_for_it() {
+    let substitutes = [
+        ("a FIFO", "mkfifo NAME"),
+        ("a symbolic link", "ln -s other NAME"),
+        (
+            "a socket",
+            "perl -MSocket -e 'socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un(\"NAME\")) or die'",
+        ),
+        ("a directory", "mkdir NAME"),
+        ("another file", "cp other NAME"),
+    ];
+    for (what, make) in substitutes {
+        let mut union = Union::builder().lower(|b| b.file("f", "text").file("other", "secret")).mount();
+        let file = File::open(union.at("f")).unwrap();
+        let branch = union.lower_path(0);
+        // Kept, so that its number is nobody else's.
+        fs::rename(branch.join("f"), branch.join("kept")).unwrap();
+        sh(&branch, &make.replace("NAME", "f"));
+        let mut buffer = [0; 8];
+        let read = (&file).read(&mut buffer);
+        assert_eq!(read.map_err(|e| e.raw_os_error()), Err(Some(Errno::STALE.raw_os_error())), "{what}");
+        drop(file);
         union.remount_as_changed();
     }
 }
