@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fuser::{BackgroundSession, Config};
+use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
 use super::{pattern, temp_dir};
@@ -161,8 +162,11 @@ impl FaultyFs {
 }
 
 impl Drop for FaultyFs {
-    /// Nobody must wait for what is about to go.
+    /// Nobody must wait for what is about to go. Whoever holds something of it for a moment longer (a child between fork
+    /// and exec) must not keep it mounted, as he would if only the session unmounted it: that gives up on EBUSY.
     fn drop(&mut self) {
         self.recover();
+        // An ordinary user's is left to the session, which has fusermount3 do it.
+        unmount(self.root.path(), UnmountFlags::DETACH).unwrap_or_default();
     }
 }
