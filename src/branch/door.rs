@@ -106,6 +106,7 @@ pub(super) fn try_change<T>(call: Call<'_>, make: impl FnOnce() -> io::Result<T>
     return super::faults::change(&call, make);
     #[cfg(not(feature = "faults"))]
     {
+        // Only `faults` asks which call it is.
         let _ = call;
         make()
     }

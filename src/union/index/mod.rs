@@ -579,12 +579,10 @@ impl Inner {
                 self.origins.insert(ino, Origin { number, known_by: KnownBy::Id(id) });
             }),
             (Some("X"), [ino]) => ino.parse().ok().map(|ino: u64| drop(self.origins.remove(&ino))),
-            (Some("L"), [key, links, covered, exact]) => LastingId::parse(key).map(|key| {
+            (Some("L"), _) => parse_link(&words).map(|(key, lower_links, covered, exact)| {
                 let id = self.insert(&key);
                 if let Some(note) = self.notes.get_mut(&id) {
-                    note.lower_links = links.parse().ok();
-                    note.covered = covered.parse().unwrap_or(0);
-                    note.exact = *exact == "1";
+                    (note.lower_links, note.covered, note.exact) = (lower_links, covered, exact);
                 }
             }),
             (Some("D"), [key]) => LastingId::parse(key).map(|key| {
@@ -628,6 +626,14 @@ fn parse_origin(line: &str) -> Option<(LastingId, NodeId)> {
 
 fn origin_line(id: &LastingId, number: NodeId) -> String {
     format!("O {} {}\n", id.as_str(), number.0)
+}
+
+/// Key, names in the lower, names that are covered, and whether that is exact. A line is believed as a whole or not.
+fn parse_link(words: &[&str]) -> Option<(LastingId, Option<u32>, u32, bool)> {
+    let [key, links, covered, exact] = words else { return None };
+    let lower_links = if *links == "?" { None } else { Some(links.parse().ok()?) };
+    let exact = ["0", "1"].iter().position(|word| word == exact)? == 1;
+    Some((LastingId::parse(key)?, lower_links, covered.parse().ok()?, exact))
 }
 
 fn link_line(note: &LinkNote) -> String {
