@@ -224,7 +224,8 @@ pub(super) fn lasting_id(
     let inode = dir.open_inode(name.as_os_str())?;
     let now = inode.stat()?;
     // Another inode has the name by now.
-    if now.st_ino == stat.st_ino { inode.lasting_id(&now) } else { Ok(None) }
+    let identity = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_birth);
+    if identity(&now) == identity(stat) { inode.lasting_id(&now) } else { Ok(None) }
 }
 
 /// A merged directory has as many links as its parts together have subdirectories, and nobody has counted

@@ -44,7 +44,7 @@ impl Union {
         }
         let inode = match self.files.get_for_writing(node.id) {
             Some((file, _)) => file.upper_inode(),
-            None => match locked.upper()?.open_upper_inode(name.as_os_str()) {
+            None => match self.open_known_inode(locked.upper()?, name, node) {
                 // Its data is in the upper by another name.
                 Err(e) if e.is(Errno::NOENT) => return Ok(Outlives::Anyway),
                 opened => opened?,

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Union;
@@ -93,6 +94,18 @@ impl Union {
         let dir = parent.open_upper_dir(name.as_os_str())?;
         self.check_part(node, BranchId::UPPER, &dir.stat_self()?)?;
         Ok(dir)
+    }
+
+    /// The upper's inode under a name, which must be the one that the node knows of.
+    pub(super) fn open_known_inode(&self, parent: &UpperDir, name: &Name, node: &Node) -> Result<UpperInode> {
+        let inode = parent.open_upper_inode(name.as_os_str())?;
+        let stat = inode.stat()?;
+        let is_known = match node.kind {
+            kind if kind != stat.kind() => false,
+            FileType::Directory => return self.check_part(node, BranchId::UPPER, &stat).map(|()| inode),
+            _ => self.stack.is_meant(BranchId::UPPER, &stat, node.state().real),
+        };
+        if is_known { Ok(inode) } else { Err(Error::Stale(node.id.0)) }
     }
 
     /// Whether a directory that was opened is the one that the node knows of.
