@@ -26,8 +26,9 @@ use backing::Backing;
 use fault::{Calls, Fault, Faults};
 pub(crate) use missing::MissingFeature;
 
-/// Whoever does not ask for what stalls is served all the same.
-const THREADS: usize = 16;
+/// Whoever does not ask for what stalls is served all the same: a thread stalls for each reader, and for each of the
+/// kernel's reads ahead, of which there are up to 12 at once.
+const THREADS: usize = 48;
 
 /// A mounted filesystem. Declare it before the union that uses it.
 pub(crate) struct FaultyFs {
