@@ -1,7 +1,9 @@
 //! Where does long work go?
 //!
-//! To a thread of its own, which is made when there is none to spare, and ends when it has had nothing to do for a
-//! while. There is an upper limit: beyond it work waits for a thread, so that no event loop is ever taken by it.
+//! To a thread of its own, which ends when it has had nothing to do for a while. There is an upper limit: beyond it work
+//! waits for a thread, so that no event loop is ever taken by it. One thread is always there to spare, up to the
+//! limit, and it makes the next one before it goes to work: no loop makes threads, which would be
+//! where the loop is kept, and give way as the loop does.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,14 +26,13 @@ pub type Job = Box<dyn FnOnce() + Send>;
 /// Threads for long work.
 pub struct Pool {
     shared: Arc<Shared>,
+}
+
+struct Shared {
     limit: usize,
     rest: Duration,
     /// What a new thread does first.
     prepare: fn(),
-}
-
-#[derive(Default)]
-struct Shared {
     state: Mutex<State>,
     /// For workers that rest.
     work: Condvar,
@@ -55,49 +56,35 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// A pool without threads. Each that it makes calls `prepare` first.
+    /// A pool with one thread. Each that it makes calls `prepare` first.
     #[must_use]
     pub fn new(prepare: fn()) -> Self {
         Self::of(LIMIT, REST, prepare)
     }
 
     fn of(limit: usize, rest: Duration, prepare: fn()) -> Self {
-        Self { shared: Arc::default(), limit, rest, prepare }
+        let shared = Arc::new(Shared {
+            limit,
+            rest,
+            prepare,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            ended: Condvar::new(),
+        });
+        shared.make_worker(&mut shared.state.lock());
+        Self { shared }
     }
 
     /// Has the job done by a worker, or gives it back.
     #[must_use]
     pub fn take(&self, job: Job) -> Option<Job> {
         let mut state = self.shared.state.lock();
-        if state.over {
+        if state.over || state.workers == 0 {
             return Some(job);
         }
-        // Those that have been called and are not awake yet count as resting, and what they are to do as waiting.
-        let is_short = state.waiting.len() >= state.resting;
         state.waiting.push_back(job);
-        if is_short && state.workers >= self.limit {
-            return None;
-        }
-        if !is_short {
-            self.shared.work.notify_one();
-            return None;
-        }
-        let (shared, rest, prepare) = (Arc::clone(&self.shared), self.rest, self.prepare);
-        let started = thread::Builder::new().name("plyfs-long".to_owned()).spawn(move || {
-            guarded(prepare);
-            shared.work(rest);
-        });
-        match started {
-            Ok(_) => {
-                state.workers += 1;
-                None
-            }
-            Err(e) => {
-                log::warn!("no thread for long work: {e}");
-                // The lock was held all along, so it is the job that was just put there.
-                state.waiting.pop_back()
-            }
-        }
+        self.shared.work.notify_one();
+        None
     }
 
     /// Waits until all jobs are done and all workers have ended; no job is taken from now on.
@@ -118,11 +105,26 @@ impl Drop for Pool {
 }
 
 impl Shared {
+    fn make_worker(self: &Arc<Self>, state: &mut State) {
+        let shared = Arc::clone(self);
+        let started = thread::Builder::new().name("plyfs-long".to_owned()).spawn(move || {
+            guarded(shared.prepare);
+            shared.work();
+        });
+        match started {
+            Ok(_) => state.workers += 1,
+            Err(e) => log::warn!("no thread for long work: {e}"),
+        }
+    }
+
     /// A worker's life.
-    fn work(&self, rest: Duration) {
+    fn work(self: &Arc<Self>) {
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.waiting.pop_front() {
+                if state.resting == 0 && state.workers < self.limit && !state.over {
+                    self.make_worker(&mut state);
+                }
                 parking_lot::MutexGuard::unlocked(&mut state, || guarded(job));
                 continue;
             }
@@ -130,9 +132,9 @@ impl Shared {
                 break;
             }
             state.resting += 1;
-            let waited = self.work.wait_for(&mut state, rest);
+            let waited = self.work.wait_for(&mut state, self.rest);
             state.resting -= 1;
-            if waited.timed_out() && state.waiting.is_empty() {
+            if waited.timed_out() && state.waiting.is_empty() && state.resting > 0 {
                 break;
             }
         }
@@ -182,15 +184,39 @@ mod tests {
     }
 
     #[test]
-    fn workers_end_when_there_is_nothing_to_do() {
-        let pool = pool(3, Duration::ZERO);
+    fn workers_but_one_end_when_there_is_nothing_to_do() {
+        let pool = pool(3, Duration::from_millis(1));
         drop(stalled(&pool, 2));
         let mut state = pool.shared.state.lock();
-        while state.workers > 0 {
+        while state.workers > 1 {
             pool.shared.ended.wait(&mut state);
         }
         drop(state);
-        drop(stalled(&pool, 1));
+        drop(stalled(&pool, 3));
+    }
+
+    #[test]
+    fn threads_are_made_by_workers_alone() {
+        let pool = pool(3, REST);
+        let before = thread::scope(|scope| {
+            // What a thread makes inherits where it may run.
+            let taker = scope.spawn(|| {
+                let mut one = rustix::thread::CpuSet::new();
+                let all = rustix::thread::sched_getaffinity(None).unwrap();
+                one.set((0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| all.is_set(cpu)).unwrap());
+                rustix::thread::sched_setaffinity(None, &one).unwrap();
+                drop(stalled(&pool, 3));
+                all
+            });
+            taker.join().unwrap()
+        });
+        let (done, is_done) = mpsc::channel();
+        for _ in 0..3 {
+            let done = done.clone();
+            let job = move || done.send(rustix::thread::sched_getaffinity(None).unwrap()).unwrap();
+            assert!(pool.take(Box::new(job)).is_none());
+            assert_eq!(is_done.recv().unwrap(), before);
+        }
     }
 
     #[test]
