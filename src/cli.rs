@@ -59,6 +59,8 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
   stable_inodes          branches on FUSE keep their inode numbers over a remount: then hard links of
                          their files stay together when one is written
   threads=N              how many requests are answered at once, 1 to 64 (default 16)
+  affinity=caller|none   answer a caller who asks alone on its own CPU (default), or let the kernel
+                         choose: for measuring
 What fuse-overlayfs, overlayfs, AUFS, unionfs-fuse, libfuse and mount(8) know beyond these is
 accepted if leaving it out weakens nothing and changes nothing that is shown, and refused with
 a reason if not; what nobody knows is ignored with a warning.";

@@ -29,7 +29,7 @@ use super::reply;
 use super::service::Service;
 use crate::rules::ids::IdMaps;
 use crate::rules::kill_priv::KillPriv;
-use crate::sched::{Listeners, Pool, guarded};
+use crate::sched::{Asked, Listeners, Pool, guarded};
 use crate::union::{Changes, NewNode, Union};
 
 /// What we ask of the kernel; all of it is optional.
@@ -63,12 +63,12 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter in front of `union` that shows ids by `ids`.
+    /// An adapter in front of `union` that shows ids by `ids`, and may answer a caller from its own CPU.
     #[must_use]
-    pub fn new(union: Arc<Union>, ids: IdMaps) -> Self {
+    pub fn new(union: Arc<Union>, ids: IdMaps, follows_callers: bool) -> Self {
         Self {
             service: Arc::new(Service::new(union, ids)),
-            listeners: Arc::default(),
+            listeners: Arc::new(Listeners::new(follows_callers)),
             workers: Pool::new(prepare_worker),
         }
     }
@@ -88,16 +88,18 @@ impl Adapter {
     /// Answers a request on this loop, or on a worker if it may take long.
     fn serve(
         &self,
+        asked: Asked,
         opcode: Opcode,
         is_long: impl FnOnce(&Union) -> bool,
         answer: impl FnOnce(&Service) + Send + 'static,
     ) {
-        self.serve_with(opcode, is_long, &(), |service, ()| answer(service));
+        self.serve_with(asked, opcode, is_long, &(), |service, ()| answer(service));
     }
 
     /// The same for a request with a name or data, which a worker gets a copy of.
     fn serve_with<D>(
         &self,
+        asked: Asked,
         opcode: Opcode,
         is_long: impl FnOnce(&Union) -> bool,
         data: &D,
@@ -106,7 +108,7 @@ impl Adapter {
         D: ToOwned<Owned: Send + 'static> + ?Sized,
     {
         self.service.opcodes.count(opcode);
-        self.listeners.answer(|| {
+        self.listeners.answer(asked, || {
             guarded(|| {
                 if !is_long(&self.service.union) {
                     return answer(&self.service, data);
@@ -118,6 +120,11 @@ impl Adapter {
             });
         });
     }
+}
+
+/// What the scheduling of loops goes by.
+fn asked(request: &Request) -> Asked {
+    Asked { caller: request.pid(), bytes: 0 }
 }
 
 /// Of requests that wait for nobody.
@@ -147,9 +154,9 @@ impl Filesystem for Adapter {
         self.workers.finish();
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let dir = node(parent);
-        self.serve_with(Opcode::Lookup, never, name, move |service, name| {
+        self.serve_with(asked(request), Opcode::Lookup, never, name, move |service, name| {
             reply::looked_up(reply, service.fresh(service.union.lookup(dir, name)), &service.ids);
         });
     }
@@ -160,9 +167,9 @@ impl Filesystem for Adapter {
         self.listeners.take_one_of_many(|| guarded(|| self.service.union.forget(node(ino), lookups)));
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let id = node(ino);
-        self.serve(Opcode::Getattr, never, move |service| {
+        self.serve(asked(request), Opcode::Getattr, never, move |service| {
             reply::attr(reply, service.fresh(service.union.getattr(id)), &service.ids);
         });
     }
@@ -189,14 +196,14 @@ impl Filesystem for Adapter {
         let changes = Changes { mode, uid, gid, size, atime, mtime };
         let asker = Asker::of(request);
         let is_long = move |union: &Union| union.is_long_setattr(node(ino), &changes);
-        self.serve(Opcode::Setattr, is_long, move |service| {
+        self.serve(asked(request), Opcode::Setattr, is_long, move |service| {
             reply::attr(reply, service.fresh(service.setattr(asker, ino, changes)), &service.ids);
         });
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let id = node(ino);
-        self.serve(Opcode::Readlink, never, move |service| {
+        self.serve(asked(request), Opcode::Readlink, never, move |service| {
             reply::data(
                 reply,
                 service.fresh(service.union.readlink(id)).map(std::ffi::OsString::into_encoded_bytes),
@@ -215,7 +222,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let asker = Asker::of(request);
-        self.serve_with(Opcode::Mknod, never, name, move |service, name| {
+        self.serve_with(asked(request), Opcode::Mknod, never, name, move |service, name| {
             let new = NewNode::Other { mode, device: device_number(rdev) };
             reply::entry(reply, service.fresh(service.make(asker, umask, parent, name, new)), &service.ids);
         });
@@ -231,22 +238,22 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let asker = Asker::of(request);
-        self.serve_with(Opcode::Mkdir, never, name, move |service, name| {
+        self.serve_with(asked(request), Opcode::Mkdir, never, name, move |service, name| {
             let made = service.fresh(service.make(asker, umask, parent, name, NewNode::Dir(mode)));
             reply::entry(reply, made, &service.ids);
         });
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let dir = node(parent);
-        self.serve_with(Opcode::Unlink, never, name, move |service, name| {
+        self.serve_with(asked(request), Opcode::Unlink, never, name, move |service, name| {
             reply::empty(reply, service.fresh(service.union.unlink(dir, name)));
         });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let dir = node(parent);
-        self.serve_with(Opcode::Rmdir, never, name, move |service, name| {
+        self.serve_with(asked(request), Opcode::Rmdir, never, name, move |service, name| {
             reply::empty(reply, service.fresh(service.union.rmdir(dir, name)));
         });
     }
@@ -254,7 +261,7 @@ impl Filesystem for Adapter {
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let asker = Asker::of(request);
         let target = target.to_owned();
-        self.serve_with(Opcode::Symlink, never, name, move |service, name| {
+        self.serve_with(asked(request), Opcode::Symlink, never, name, move |service, name| {
             let new = NewNode::Symlink(target.as_os_str());
             reply::entry(reply, service.fresh(service.make(asker, 0, parent, name, new)), &service.ids);
         });
@@ -262,7 +269,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -273,7 +280,7 @@ impl Filesystem for Adapter {
         let (dir, new_dir, new_name) = (node(parent), node(new_parent), new_name.to_owned());
         let target = new_name.clone();
         let is_long = |union: &Union| union.is_long_rename((dir, name), (new_dir, &target));
-        self.serve_with(Opcode::Rename, is_long, name, move |service, name| {
+        self.serve_with(asked(request), Opcode::Rename, is_long, name, move |service, name| {
             let rename = |mode| service.union.rename((dir, name), (new_dir, &new_name), mode);
             reply::empty(reply, service.fresh(rename_mode(flags).and_then(rename)));
         });
@@ -281,7 +288,7 @@ impl Filesystem for Adapter {
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         new_parent: INodeNo,
         new_name: &OsStr,
@@ -289,6 +296,7 @@ impl Filesystem for Adapter {
     ) {
         let (id, dir) = (node(ino), node(new_parent));
         self.serve_with(
+            asked(request),
             Opcode::Link,
             |union| union.is_long_change(id),
             new_name,
@@ -298,18 +306,18 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(Opcode::Open, never, |_| reply::never_again(reply));
+    fn open(&self, request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.serve(asked(request), Opcode::Open, never, |_| reply::never_again(reply));
     }
 
-    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(Opcode::Opendir, never, |_| reply::never_again(reply));
+    fn opendir(&self, request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.serve(asked(request), Opcode::Opendir, never, |_| reply::never_again(reply));
     }
 
     /// Without CREATE the kernel sends MKNOD, and then no RELEASE either.
     fn create(
         &self,
-        _request: &Request,
+        request: &Request,
         _parent: INodeNo,
         _name: &OsStr,
         _mode: u32,
@@ -317,23 +325,23 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.serve(Opcode::Create, never, |_| reply::never_again(reply));
+        self.serve(asked(request), Opcode::Create, never, |_| reply::never_again(reply));
     }
 
     fn flush(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         _file: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.serve(Opcode::Flush, never, |_| reply::never_again(reply));
+        self.serve(asked(request), Opcode::Flush, never, |_| reply::never_again(reply));
     }
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _file: FileHandle,
         offset: u64,
@@ -343,7 +351,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let id = node(ino);
-        self.serve(Opcode::Read, never, move |service| {
+        self.serve(Asked { bytes: size, ..asked(request) }, Opcode::Read, never, move |service| {
             READ_BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;
                 if buffer.len() < size {
@@ -369,7 +377,9 @@ impl Filesystem for Adapter {
     ) {
         let (id, asker) = (node(ino), Asker::of(request));
         let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
         self.serve_with(
+            Asked { bytes, ..asked(request) },
             Opcode::Write,
             |union| union.is_long_change(id),
             data,
@@ -380,9 +390,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn fsync(&self, _request: &Request, ino: INodeNo, _file: FileHandle, data_only: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, ino: INodeNo, _file: FileHandle, data_only: bool, reply: ReplyEmpty) {
         let id = node(ino);
         self.serve(
+            asked(request),
             Opcode::Fsync,
             |union| union.is_long_sync(id),
             move |service| {
@@ -393,7 +404,7 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _file: FileHandle,
         _data_only: bool,
@@ -401,6 +412,7 @@ impl Filesystem for Adapter {
     ) {
         let id = node(ino);
         self.serve(
+            asked(request),
             Opcode::Fsyncdir,
             |union| union.is_long_sync(id),
             move |service| {
@@ -411,36 +423,38 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _file: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
         let id = node(ino);
-        self.serve(Opcode::Readdir, never, move |service| {
+        self.serve(asked(request), Opcode::Readdir, never, move |service| {
             reply::listing(reply, |take| service.fresh(service.union.readdir(id, offset, take)));
         });
     }
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _file: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
         let id = node(ino);
-        self.serve(Opcode::Readdirplus, never, move |service| {
+        self.serve(asked(request), Opcode::Readdirplus, never, move |service| {
             reply::listing_plus(reply, &service.ids, |take| {
                 service.fresh(service.union.readdirplus(id, offset, take))
             });
         });
     }
 
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.serve(Opcode::Statfs, never, |service| reply::statfs(reply, service.union.stat_fs()));
+    fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.serve(asked(request), Opcode::Statfs, never, |service| {
+            reply::statfs(reply, service.union.stat_fs())
+        });
     }
 
     fn setxattr(
@@ -455,21 +469,21 @@ impl Filesystem for Adapter {
     ) {
         let is_long = |union: &Union| Service::is_sync(ino, name) || union.is_long_change(node(ino));
         let (asker, key) = (Asker::of(request), name.to_owned());
-        self.serve_with(Opcode::Setxattr, is_long, value, move |service, value| {
+        self.serve_with(asked(request), Opcode::Setxattr, is_long, value, move |service, value| {
             reply::empty(reply, service.fresh(service.setxattr(asker, ino, &key, value, flags)));
         });
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let asker = Asker::of(request);
-        self.serve_with(Opcode::Getxattr, never, name, move |service, name| {
+        self.serve_with(asked(request), Opcode::Getxattr, never, name, move |service, name| {
             reply::xattr(reply, size, service.fresh(service.getxattr(asker, ino, name)));
         });
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let id = node(ino);
-        self.serve(Opcode::Listxattr, never, move |service| {
+        self.serve(asked(request), Opcode::Listxattr, never, move |service| {
             reply::xattr(
                 reply,
                 size,
@@ -478,9 +492,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let id = node(ino);
         self.serve_with(
+            asked(request),
             Opcode::Removexattr,
             |union| union.is_long_change(id),
             name,
@@ -502,6 +517,7 @@ impl Filesystem for Adapter {
     ) {
         let (id, asker) = (node(ino), Asker::of(request));
         self.serve(
+            asked(request),
             Opcode::Fallocate,
             |union| union.is_long_change(id),
             move |service| {
@@ -515,7 +531,7 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _file: FileHandle,
         offset: i64,
@@ -523,7 +539,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let id = node(ino);
-        self.serve(Opcode::Lseek, never, move |service| {
+        self.serve(asked(request), Opcode::Lseek, never, move |service| {
             let seek = |to| service.fresh(service.union.seek(id, to));
             reply::offset(reply, seek_to(whence, offset).and_then(seek));
         });
@@ -544,7 +560,7 @@ impl Filesystem for Adapter {
     ) {
         let (from, to, asker) = (node(ino_in), node(ino_out), Asker::of(request));
         let is_long = |union: &Union| union.is_long_change(to);
-        self.serve(Opcode::CopyFileRange, is_long, move |service| {
+        self.serve(asked(request), Opcode::CopyFileRange, is_long, move |service| {
             // The reply has 32 bits for the count.
             let length = usize::try_from(length.min(1 << 30)).unwrap_or(usize::MAX);
             let copy = |kill: KillPriv<'_>| {

@@ -134,7 +134,8 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
         }
     };
     // From here on every way out drops `mounted`, which detaches the mount.
-    if let Err(error) = events.start(Adapter::new(Arc::clone(&union), ids), device, options.threads) {
+    let adapter = Adapter::new(Arc::clone(&union), ids, options.follows_callers);
+    if let Err(error) = events.start(adapter, device, options.threads) {
         close(&union);
         return Err(error);
     }

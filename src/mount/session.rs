@@ -73,13 +73,14 @@ impl Events {
         // The kernel sends its part of the handshake with the mount, so this does not block.
         let notifier = adapter.notifier();
         let listeners = adapter.listeners();
+        let watched = device.try_clone().map_err(|error| MountError::Process { what: "/dev/fuse", error })?;
         let session =
             Session::from_fd(adapter, device, SessionACL::All, config).map_err(MountError::Session)?;
         notifier.get_or_init(|| session.notifier());
         let failed = |error| MountError::Process { what: "cannot start a thread", error };
         thread::Builder::new()
             .name("plyfs-watch".to_owned())
-            .spawn(move || listeners.watch())
+            .spawn(move || listeners.watch(&watched))
             .map_err(failed)?;
         let ended = self.sender.clone();
         thread::Builder::new()

@@ -60,6 +60,8 @@ pub struct MountOptions {
     pub ids: IdMapping,
     /// How many event loops answer requests.
     pub threads: usize,
+    /// Whether an event loop goes to the CPU of a caller who asks alone.
+    pub follows_callers: bool,
     /// Stay in the foreground.
     pub foreground: bool,
 }
@@ -138,6 +140,9 @@ pub enum OptionError {
     /// `=rw` below the top.
     #[error("{}=rw is not the first branch: only the topmost can be writable, because a change there would be hidden by the branches above; put it first or make it =ro", shown(.0))]
     WritableBelowTop(PathBuf),
+    /// An affinity other than caller and none.
+    #[error("unknown affinity={}: it is affinity=caller or affinity=none", shown(.0))]
+    Affinity(String),
     /// A permission other than rw and ro.
     #[error("unknown permission `{}` of branch {}: it is =rw or =ro (for a name that contains `=`, add one of them)", shown(.permission), shown(.path))]
     Permission {
@@ -237,6 +242,7 @@ struct Reader {
     stable_inodes: bool,
     ids: IdMapping,
     threads: Option<usize>,
+    follows_callers: bool,
     warnings: Vec<Warning>,
 }
 
@@ -257,6 +263,7 @@ impl Reader {
             stable_inodes: false,
             ids: IdMapping::default(),
             threads: None,
+            follows_callers: true,
             warnings: Vec::new(),
         }
     }
@@ -308,6 +315,14 @@ impl Reader {
             b"threads" => {
                 let threads = number("threads", value, 1, MAX_THREADS as u32)?;
                 self.threads = Some(threads as usize);
+                Ok(())
+            }
+            b"affinity" => {
+                self.follows_callers = match needed("affinity", value, "caller|none")? {
+                    b"caller" => true,
+                    b"none" => false,
+                    other => return Err(OptionError::Affinity(String::from_utf8_lossy(other).into_owned())),
+                };
                 Ok(())
             }
             b"allow_root" => Err(OptionError::AllowRoot),
@@ -384,6 +399,7 @@ impl Reader {
             stable_inodes: self.stable_inodes,
             ids: self.ids,
             threads: self.threads.unwrap_or(threads),
+            follows_callers: self.follows_callers,
             foreground: args.line.foreground || args.line.debug,
         };
         Ok((options, self.warnings))

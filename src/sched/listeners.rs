@@ -1,4 +1,4 @@
-//! How many event loops wait for the next request?
+//! How many event loops wait for the next request, and which?
 //!
 //! As few as do. The kernel wakes the loop that has waited longest, so with many waiting, each request is
 //! answered by a thread that was asleep, while the one that has just answered goes to sleep: two switches more a
@@ -9,12 +9,20 @@
 //! there are several clients; or the loops that are left have not answered for a while, since a copy-up, a
 //! branch or a lock holds them up. The second is noticed by a watch that looks every [`TICK`], while
 //! there are requests at all.
+//!
+//! While one caller asks again and again ([`Follow`] says when), a loop that gives way to all other threads, the follower,
+//! answers from that caller's CPU, and it alone listens. The watch ends that where others keep the CPU busy.
 
 use std::cell::RefCell;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::follow::{Asked, Follow, Step};
+use super::placement::{Placement, Whereabouts, times_slept};
 
 /// How long requests may wait for loops that are held up.
 const TICK: Duration = Duration::from_millis(2);
@@ -26,30 +34,55 @@ const AT_ONCE: Duration = Duration::from_micros(6);
 const CROWD: u32 = 16;
 /// So many requests a loop that was called answers before it may step back.
 const STAY: u32 = 256;
+/// The same, where it stands in for the follower.
+const STAND_IN: u32 = 16;
+/// So many ticks the follower may be held up.
+const STUCK_TICKS: u32 = 2;
 
 /// The event loops of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Listeners {
     state: Mutex<State>,
     /// For those that have stepped back.
     called: Condvar,
+    /// For the follower.
+    summoned: Condvar,
     /// For the watch.
     active: Condvar,
+    /// The follower's, once there is one. Apart from the state, since moving takes until the CPU has time.
+    placement: Mutex<Option<Placement>>,
+    /// Whether callers are followed at all.
+    follows: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Loops that wait for a request, as far as they have had one before.
     listening: usize,
-    /// Loops that have stepped back.
+    /// Loops that have stepped back; the follower is not counted.
     resting: usize,
     /// How many of those have been called and are not awake yet.
     calls: usize,
     /// Requests so far.
     requests: u64,
+    follow: Follow,
+    follower: Follower,
     watch_sleeps: bool,
     /// The session has ended: nobody rests any more.
     over: bool,
+}
+
+#[derive(Debug, Default)]
+enum Follower {
+    /// No loop has become one yet.
+    #[default]
+    Nobody,
+    /// Listening or answering.
+    Awake,
+    /// Until there is somebody to follow.
+    Resting,
+    /// It is to follow this caller, and not awake yet.
+    Summoned(u32),
 }
 
 impl State {
@@ -77,31 +110,55 @@ struct Seat {
     stays: u32,
     /// Whether it is not counted as listening, though it may be by now.
     is_away: bool,
+    /// What the follower needs.
+    follower: Option<Seeker>,
+}
+
+/// How the follower finds its caller.
+#[derive(Debug)]
+struct Seeker {
+    whereabouts: Whereabouts,
+    /// How often it had slept when it took the last request.
+    slept: i64,
+}
+
+impl Seeker {
+    fn new() -> Self {
+        Self { whereabouts: Whereabouts::default(), slept: times_slept() }
+    }
+
+    fn has_slept(&mut self) -> bool {
+        let now = times_slept();
+        now != std::mem::replace(&mut self.slept, now)
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.listeners.state.lock().over = true;
         self.listeners.called.notify_all();
+        self.listeners.summoned.notify_all();
         self.listeners.active.notify_all();
     }
 }
 
 impl Listeners {
+    /// Listeners that follow a caller who asks alone, or leave all loops to the kernel's scheduler.
+    #[must_use]
+    pub fn new(follows: bool) -> Self {
+        Self {
+            state: Mutex::default(),
+            called: Condvar::new(),
+            summoned: Condvar::new(),
+            active: Condvar::new(),
+            placement: Mutex::default(),
+            follows,
+        }
+    }
+
     /// Answers a request on one of the loops.
-    pub fn answer(self: &Arc<Self>, answer: impl FnOnce()) {
-        SEAT.with_borrow_mut(|seat| {
-            let (mut was_listening, mut is_crowded) = (false, false);
-            if let Some(seat) = seat {
-                was_listening = !std::mem::take(&mut seat.is_away);
-                seat.at_once = if seat.answered.elapsed() < AT_ONCE { seat.at_once + 1 } else { 0 };
-                is_crowded = seat.at_once >= CROWD;
-                if is_crowded {
-                    seat.at_once = 0;
-                }
-            }
-            self.begin(was_listening, is_crowded);
-        });
+    pub fn answer(self: &Arc<Self>, asked: Asked, answer: impl FnOnce()) {
+        let step = SEAT.with_borrow_mut(|seat| self.begin(seat.as_mut(), asked));
         answer();
         SEAT.with_borrow_mut(|seat| {
             let seat = seat.get_or_insert_with(|| Seat {
@@ -110,11 +167,13 @@ impl Listeners {
                 at_once: 0,
                 stays: 0,
                 is_away: false,
+                follower: None,
             });
-            if self.end(seat.stays > 0) {
-                seat.stays = STAY;
+            if seat.follower.is_some() {
+                self.end_of_follower(seat);
+            } else {
+                self.end(seat, step);
             }
-            seat.stays = seat.stays.saturating_sub(1);
             seat.answered = Instant::now();
         });
     }
@@ -126,13 +185,34 @@ impl Listeners {
             if let Some(seat) = seat
                 && !std::mem::replace(&mut seat.is_away, true)
             {
-                self.begin(true, false);
+                self.taken(true, false, |_| ());
             }
         });
         take();
     }
 
-    fn begin(&self, was_listening: bool, is_crowded: bool) {
+    fn begin(&self, seat: Option<&mut Seat>, asked: Asked) -> Step {
+        let Some(seat) = seat else {
+            return self.taken(false, false, |state| self.step(state, asked, false));
+        };
+        let was_listening = !std::mem::take(&mut seat.is_away);
+        let Some(seeker) = &mut seat.follower else {
+            seat.at_once = if seat.answered.elapsed() < AT_ONCE { seat.at_once + 1 } else { 0 };
+            let is_crowded = seat.at_once >= CROWD;
+            if is_crowded {
+                seat.at_once = 0;
+            }
+            return self.taken(was_listening, is_crowded, |state| self.step(state, asked, false));
+        };
+        let slept = seeker.has_slept();
+        let step = self.taken(was_listening, false, |state| self.step(state, asked, slept));
+        if let Step::Look(caller) | Step::Enter(caller) = step {
+            self.go_to(caller, &mut seeker.whereabouts);
+        }
+        step
+    }
+
+    fn taken<T>(&self, was_listening: bool, is_crowded: bool, then: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         state.requests += 1;
         state.listening -= usize::from(was_listening);
@@ -142,14 +222,50 @@ impl Listeners {
         if std::mem::take(&mut state.watch_sleeps) {
             self.active.notify_one();
         }
+        then(&mut state)
     }
 
-    /// Says whether the loop has stepped back meanwhile and was called.
-    fn end(&self, stays: bool) -> bool {
+    fn step(&self, state: &mut State, asked: Asked, slept: bool) -> Step {
+        if !self.follows {
+            return Step::Stay;
+        }
+        let step = state.follow.step(asked, slept);
+        if matches!(step, Step::Enter(_)) && state.resting == state.calls {
+            // Nobody would be there for others.
+            state.follow.cannot();
+            return Step::Stay;
+        }
+        step
+    }
+
+    /// Steps back if another loop listens, until called.
+    fn end(&self, seat: &mut Seat, step: Step) {
         let mut state = self.state.lock();
-        if state.listening == 0 || stays || state.over {
+        let is_following = state.follow.is_following();
+        if let Step::Enter(caller) = step
+            && is_following
+        {
+            match state.follower {
+                Follower::Nobody => {
+                    state.follower = Follower::Awake;
+                    state.listening += 1;
+                    drop(state);
+                    return self.become_follower(seat, caller);
+                }
+                // It has not come to rest since the last time, and finds out by itself.
+                Follower::Awake | Follower::Summoned(_) => {}
+                Follower::Resting => {
+                    state.follower = Follower::Summoned(caller);
+                    state.listening += 1;
+                    self.summoned.notify_one();
+                    seat.stays = 0;
+                }
+            }
+        }
+        seat.stays = seat.stays.saturating_sub(1);
+        if state.listening == 0 || seat.stays > 0 || state.over {
             state.listening += 1;
-            return false;
+            return;
         }
         state.resting += 1;
         while state.calls == 0 && !state.over {
@@ -158,21 +274,92 @@ impl Listeners {
         // Whoever called has counted it as listening.
         state.calls = state.calls.saturating_sub(1);
         state.resting -= 1;
-        true
+        seat.stays = if state.follow.is_following() { STAND_IN } else { STAY };
+    }
+
+    fn become_follower(&self, seat: &mut Seat, caller: u32) {
+        let mut seeker = Seeker::new();
+        match Placement::of_follower() {
+            Ok(placement) => {
+                *self.placement.lock() = Some(placement);
+                self.go_to(caller, &mut seeker.whereabouts);
+            }
+            Err(e) => {
+                log::info!("no event loop follows its caller: sched_setattr: {e}");
+                self.state.lock().follow.cannot();
+            }
+        }
+        seat.follower = Some(seeker);
+    }
+
+    /// Moves the follower, which calls this itself, to where its caller is.
+    fn go_to(&self, caller: u32, whereabouts: &mut Whereabouts) {
+        let went = whereabouts.cpu_of(caller).is_some_and(|cpu| {
+            self.placement.lock().as_mut().is_some_and(|placement| placement.keep_to(cpu).is_ok())
+        });
+        if !went {
+            self.state.lock().follow.cannot();
+        }
+    }
+
+    /// Goes on following, or rests until there is somebody to follow.
+    fn end_of_follower(&self, seat: &mut Seat) {
+        let mut state = self.state.lock();
+        while !state.follow.is_following() && !state.over {
+            state.follower = Follower::Resting;
+            if state.listening == 0 {
+                state.call(&self.called);
+            }
+            drop(state);
+            if let Some(placement) = &mut *self.placement.lock() {
+                placement.let_go();
+            }
+            state = self.state.lock();
+            while matches!(state.follower, Follower::Resting) && !state.over {
+                self.summoned.wait(&mut state);
+            }
+            let Follower::Summoned(caller) = std::mem::replace(&mut state.follower, Follower::Awake) else {
+                break;
+            };
+            drop(state);
+            if let Some(seeker) = &mut seat.follower {
+                self.go_to(caller, &mut seeker.whereabouts);
+            }
+            state = self.state.lock();
+            // Whoever summoned it has counted it as listening.
+            state.listening -= 1;
+        }
+        state.listening += 1;
     }
 
     /// Calls loops in place of those that are held up, until the session ends.
-    pub fn watch(&self) {
+    pub fn watch(&self, device: &impl AsFd) {
         let mut seen = 0;
-        let mut idle = 0;
+        let (mut idle, mut stuck) = (0, 0);
         let mut state = self.state.lock();
         while !state.over {
             if state.requests != seen {
-                idle = 0;
+                (idle, stuck) = (0, 0);
             } else if state.listening == 0 {
                 state.call(&self.called);
+                stuck += 1;
+            } else if is_pending(device) {
+                stuck += 1;
+                if stuck == STUCK_TICKS {
+                    if state.follow.is_following() {
+                        state.follow.starved();
+                    }
+                    state.call(&self.called);
+                }
             } else {
                 idle += 1;
+            }
+            if stuck == STUCK_TICKS
+                // Who holds it is about to move.
+                && let Some(mut placement) = self.placement.try_lock()
+                && let Some(placement) = &mut *placement
+            {
+                placement.let_go();
             }
             seen = state.requests;
             if idle < IDLE_TICKS {
@@ -186,6 +373,12 @@ impl Listeners {
     }
 }
 
+/// Whether a request waits for a loop.
+fn is_pending(device: &impl AsFd) -> bool {
+    let mut device = [PollFd::new(device, PollFlags::IN)];
+    matches!(poll(&mut device, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,7 +389,7 @@ mod tests {
 
     /// A session of `loops` threads that answer what is sent to them, one request a message.
     fn session(loops: usize) -> (Arc<Listeners>, mpsc::Sender<Request>, Vec<thread::JoinHandle<()>>) {
-        let listeners = Arc::<Listeners>::default();
+        let listeners = Arc::new(Listeners::new(false));
         let (sender, receiver) = mpsc::channel::<Request>();
         let receiver = Arc::new(Mutex::new(receiver));
         let mut threads: Vec<_> = (0..loops)
@@ -206,13 +399,13 @@ mod tests {
                     loop {
                         let next = receiver.lock().recv();
                         let Ok(request) = next else { return };
-                        listeners.answer(request);
+                        listeners.answer(Asked { caller: 0, bytes: 0 }, request);
                     }
                 })
             })
             .collect();
         let watched = listeners.clone();
-        threads.push(thread::spawn(move || watched.watch()));
+        threads.push(thread::spawn(move || watched.watch(&std::io::stdin())));
         (listeners, sender, threads)
     }
 

@@ -4,9 +4,12 @@
 //! the next one. What may take long goes to a thread of its own, from the [`Pool`], so that a loop is there
 //! for whoever asks next. Nothing here knows what a request is.
 
+mod follow;
 mod listeners;
+mod placement;
 mod pool;
 
+pub use follow::Asked;
 pub use listeners::Listeners;
 pub use pool::{Job, Pool};
 
