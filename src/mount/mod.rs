@@ -12,6 +12,7 @@ mod helper;
 mod inherited;
 mod inspect;
 mod lock;
+mod memory;
 mod mountinfo;
 mod mountpoint;
 mod place;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use signal_hook::iterator::Signals;
 
 use super::error::MountError;
 use super::helper::Detach;
+use super::memory::give_back;
 use super::unmount::Mounted;
 use crate::fuse::Adapter;
 
@@ -78,15 +80,19 @@ impl Events {
             Session::from_fd(adapter, device, SessionACL::All, config).map_err(MountError::Session)?;
         notifier.get_or_init(|| session.notifier());
         let failed = |error| MountError::Process { what: "cannot start a thread", error };
+        let watching = Arc::clone(&listeners);
         thread::Builder::new()
             .name("plyfs-watch".to_owned())
-            .spawn(move || listeners.watch(&watched))
+            .spawn(move || watching.watch(&watched, give_back))
             .map_err(failed)?;
         let ended = self.sender.clone();
         thread::Builder::new()
             .name("plyfs-session".to_owned())
             .spawn(move || {
-                if ended.send(Event::Ended(session.run())).is_err() {
+                let result = session.run();
+                // Whoever keeps the device open keeps the kernel waiting for answers.
+                listeners.end_all();
+                if ended.send(Event::Ended(result)).is_err() {
                     warn!("nobody waits for the session any more");
                 }
             })

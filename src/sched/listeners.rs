@@ -18,7 +18,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::follow::{Asked, Follow, Step};
@@ -28,6 +28,8 @@ use super::placement::{Placement, Whereabouts, times_slept};
 const TICK: Duration = Duration::from_millis(2);
 /// After so many ticks without a request the watch sleeps until there is one.
 const IDLE_TICKS: u32 = 50;
+/// So many requests may have left something to do at leisure.
+const MANY: u64 = 1024;
 /// A request that comes sooner than this after the last answer was there already.
 const AT_ONCE: Duration = Duration::from_micros(6);
 /// So many of those in a row call another loop.
@@ -135,10 +137,7 @@ impl Seeker {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.listeners.state.lock().over = true;
-        self.listeners.called.notify_all();
-        self.listeners.summoned.notify_all();
-        self.listeners.active.notify_all();
+        self.listeners.end_all();
     }
 }
 
@@ -182,11 +181,8 @@ impl Listeners {
     /// it is not known to listen again, others stand in for it.
     pub fn take_one_of_many(&self, take: impl FnOnce()) {
         SEAT.with_borrow_mut(|seat| {
-            if let Some(seat) = seat
-                && !std::mem::replace(&mut seat.is_away, true)
-            {
-                self.taken(true, false, |_| ());
-            }
+            let was_listening = seat.as_mut().is_some_and(|seat| !std::mem::replace(&mut seat.is_away, true));
+            self.taken(was_listening, false, |_| ());
         });
         take();
     }
@@ -215,7 +211,8 @@ impl Listeners {
     fn taken<T>(&self, was_listening: bool, is_crowded: bool, then: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         state.requests += 1;
-        state.listening -= usize::from(was_listening);
+        // At the end of a session loops come back that nobody has counted.
+        state.listening = state.listening.saturating_sub(usize::from(was_listening));
         if is_crowded {
             state.call(&self.called);
         }
@@ -306,10 +303,14 @@ impl Listeners {
     fn end_of_follower(&self, seat: &mut Seat) {
         let mut state = self.state.lock();
         while !state.follow.is_following() && !state.over {
-            state.follower = Follower::Resting;
             if state.listening == 0 {
                 state.call(&self.called);
             }
+            if state.listening == 0 {
+                // Whoever rests must be sure that somebody who knows of it is awake when the session ends.
+                break;
+            }
+            state.follower = Follower::Resting;
             drop(state);
             if let Some(placement) = &mut *self.placement.lock() {
                 placement.let_go();
@@ -332,15 +333,35 @@ impl Listeners {
         state.listening += 1;
     }
 
-    /// Calls loops in place of those that are held up, until the session ends.
-    pub fn watch(&self, device: &impl AsFd) {
-        let mut seen = 0;
+    /// The session has ended: nobody rests or watches any more. A loop that ends says so itself.
+    pub fn end_all(&self) {
+        self.state.lock().over = true;
+        self.called.notify_all();
+        self.summoned.notify_all();
+        self.active.notify_all();
+        // The session waits for the follower too, which its CPU may be too busy for.
+        self.let_go();
+    }
+
+    /// The follower may run anywhere again, unless it is just about to move.
+    fn let_go(&self) {
+        if let Some(mut placement) = self.placement.try_lock()
+            && let Some(placement) = &mut *placement
+        {
+            placement.let_go();
+        }
+    }
+
+    /// Calls loops in place of those that are held up, until the session ends. Does what there is to do `at_leisure`
+    /// once there have been many requests, and none for a while.
+    pub fn watch(&self, device: &impl AsFd, at_leisure: impl Fn()) {
+        let (mut seen, mut seen_at_leisure) = (0, 0);
         let (mut idle, mut stuck) = (0, 0);
         let mut state = self.state.lock();
         while !state.over {
             if state.requests != seen {
                 (idle, stuck) = (0, 0);
-            } else if state.listening == 0 {
+            } else if state.listening == 0 && state.resting > state.calls {
                 state.call(&self.called);
                 stuck += 1;
             } else if is_pending(device) {
@@ -354,16 +375,15 @@ impl Listeners {
             } else {
                 idle += 1;
             }
-            if stuck == STUCK_TICKS
-                // Who holds it is about to move.
-                && let Some(mut placement) = self.placement.try_lock()
-                && let Some(placement) = &mut *placement
-            {
-                placement.let_go();
+            if stuck == STUCK_TICKS {
+                self.let_go();
             }
             seen = state.requests;
             if idle < IDLE_TICKS {
                 self.active.wait_for(&mut state, TICK);
+            } else if seen - seen_at_leisure >= MANY {
+                seen_at_leisure = seen;
+                MutexGuard::unlocked(&mut state, &at_leisure);
             } else {
                 state.watch_sleeps = true;
                 self.active.wait(&mut state);
@@ -387,9 +407,22 @@ mod tests {
 
     type Request = Box<dyn FnOnce() + Send>;
 
+    /// A device without requests, while both are kept.
+    fn never_ready() -> (std::io::PipeReader, std::io::PipeWriter) {
+        std::io::pipe().unwrap()
+    }
+
     /// A session of `loops` threads that answer what is sent to them, one request a message.
     fn session(loops: usize) -> (Arc<Listeners>, mpsc::Sender<Request>, Vec<thread::JoinHandle<()>>) {
-        let listeners = Arc::new(Listeners::new(false));
+        session_of(Listeners::new(false), loops, || Asked { caller: 0, bytes: 0 })
+    }
+
+    fn session_of(
+        listeners: Listeners,
+        loops: usize,
+        asked: fn() -> Asked,
+    ) -> (Arc<Listeners>, mpsc::Sender<Request>, Vec<thread::JoinHandle<()>>) {
+        let listeners = Arc::new(listeners);
         let (sender, receiver) = mpsc::channel::<Request>();
         let receiver = Arc::new(Mutex::new(receiver));
         let mut threads: Vec<_> = (0..loops)
@@ -399,13 +432,13 @@ mod tests {
                     loop {
                         let next = receiver.lock().recv();
                         let Ok(request) = next else { return };
-                        listeners.answer(Asked { caller: 0, bytes: 0 }, request);
+                        listeners.answer(asked(), request);
                     }
                 })
             })
             .collect();
         let watched = listeners.clone();
-        threads.push(thread::spawn(move || watched.watch(&std::io::stdin())));
+        threads.push(thread::spawn(move || watched.watch(&never_ready().0, || ())));
         (listeners, sender, threads)
     }
 
@@ -425,6 +458,72 @@ mod tests {
         assert!(listeners.state.lock().resting >= 2);
         drop(sender);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    /// A caller who is always in our PID namespace.
+    fn asked() -> Asked {
+        Asked { caller: std::process::id(), bytes: 0 }
+    }
+
+    /// Requests that are sent one by one, each when the last one was answered.
+    fn ask(sender: &mpsc::Sender<Request>, times: usize) {
+        let (done, answered) = mpsc::channel();
+        for _ in 0..times {
+            let done = done.clone();
+            sender.send(Box::new(move || done.send(()).unwrap())).unwrap();
+            answered.recv().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_follower_never_rests_while_nobody_else_is_awake() {
+        let (listeners, sender, threads) = session_of(Listeners::new(true), 3, asked);
+        while !matches!(listeners.state.lock().follower, Follower::Awake) {
+            ask(&sender, 100);
+        }
+        // First it is held up itself, and then those who stand in for it.
+        let mut locks = std::collections::VecDeque::new();
+        for _ in 0..3 {
+            let (let_go, held) = mpsc::channel::<()>();
+            let (begun, has_begun) = mpsc::channel();
+            let stall = move || {
+                begun.send(()).unwrap();
+                held.recv().unwrap_err();
+            };
+            sender.send(Box::new(stall)).unwrap();
+            has_begun.recv().unwrap();
+            locks.push_back(let_go);
+        }
+        listeners.state.lock().follow.cannot();
+        locks.pop_front();
+        ask(&sender, 3);
+        drop(locks);
+        drop(sender);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn at_leisure_is_after_many_requests_and_not_before() {
+        let listeners = Arc::new(Listeners::new(false));
+        let (done, has_been) = mpsc::channel();
+        let watch = thread::spawn({
+            let listeners = listeners.clone();
+            move || listeners.watch(&never_ready().0, || done.send(()).unwrap())
+        });
+        // The session's only loop: the session ends with it.
+        let serve = thread::spawn(move || {
+            let answer = || listeners.answer(Asked { caller: 0, bytes: 0 }, || ());
+            (2..MANY).for_each(|_| answer());
+            listeners.take_one_of_many(|| ());
+            while !listeners.state.lock().watch_sleeps {
+                thread::yield_now();
+            }
+            assert_eq!(has_been.try_recv(), Err(mpsc::TryRecvError::Empty));
+            answer();
+            assert_eq!(has_been.recv(), Ok(()));
+        });
+        serve.join().unwrap();
+        watch.join().unwrap();
     }
 
     #[test]

@@ -94,13 +94,13 @@ fn the_workdirs_lock_is_plyfs_own() {
 fn a_full_disk_is_no_reason_to_refuse() {
     // No workdir can be made: read-only.
     let script = "mount -t tmpfs -o nr_inodes=3 none l2; mkdir -m 700 l2/u; touch l2/last; \
-        $PLYFS m -o lowerdir=l1,upperdir=l2/u; ls m; ! touch m/new; umount m; umount l2";
+        $PLYFS m -o lowerdir=l1,upperdir=l2/u; ls m; ! touch m/new; $PLYFS umount m; umount l2";
     let said = Stage::new().shell_in_namespace(script).succeeds();
     assert_eq!(said.out, "one\n");
     said.fails(0, &["warning: mounted read-only: there is no room for a workdir", "No space left"]);
     // No lock can be made: without it.
     let script = "mount -t tmpfs -o nr_inodes=4 none l2; mkdir -m 700 l2/u l2/w; touch l2/last; \
-        $PLYFS m -o lowerdir=l1,upperdir=l2/u,workdir=l2/w || true; umount m || true; umount l2";
+        $PLYFS m -o lowerdir=l1,upperdir=l2/u,workdir=l2/w || true; $PLYFS umount m || true; umount l2";
     let said = Stage::new().shell_in_namespace(script).succeeds();
     said.fails(0, &["l2/w has no room for a lock", "take care"]);
 }
