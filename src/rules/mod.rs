@@ -9,6 +9,7 @@ pub mod merge;
 pub mod name;
 pub mod plan;
 pub mod resolve;
+mod short_bytes;
 
 use std::fmt;
 

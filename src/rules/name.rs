@@ -9,6 +9,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
+use super::short_bytes::ShortBytes;
+
 const PREFIX: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// AUFS keeps its own files under this prefix (`plnk`, `orph`, `aufs`); `OPAQUE` is one of them.
@@ -19,7 +21,7 @@ const NAME_MAX: usize = 255;
 /// The name of an entry as users see it: 1–255 bytes, neither `.` nor `..`, no `/`, no NUL, and
 /// no `.wh.` in front.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Box<[u8]>);
+pub struct Name(ShortBytes);
 
 /// The name of a marker in the upper: a whiteout or the opaque marker.
 #[derive(Clone, Debug, PartialEq, Eq)]

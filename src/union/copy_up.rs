@@ -317,8 +317,7 @@ impl Union {
         state.body = match link {
             Some(link) => Body::Linked(link),
             None => {
-                // Other names of a lower file that do not follow lead to another node.
-                state.other = state.other.take().filter(|other| other.body.is_in_upper());
+                state.forget_lower_names();
                 Body::Leaf(BranchId::UPPER)
             }
         };

@@ -28,7 +28,8 @@ pub struct InodeTable {
 
 #[derive(Debug, Default)]
 struct Inner {
-    slots: HashMap<NodeId, Slot>,
+    /// By number.
+    nodes: HashTable<Arc<Node>>,
     /// The same nodes by directory and name: the last that they were found under.
     names: HashTable<Arc<Node>>,
     /// Inodes whose own number was taken when they came.
@@ -37,12 +38,6 @@ struct Inner {
     /// Directories that the kernel has forgotten while a node that it knows has its position in them: a
     /// file that it knows by another of its names. If they are looked up again they must be the same nodes.
     orphans: HashMap<NodeId, Weak<Node>>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    node: Arc<Node>,
-    lookups: u64,
 }
 
 /// Aliases count down from here: no filesystem hands out inode numbers of that size.
@@ -90,7 +85,7 @@ pub struct FoundInode {
 impl InodeTable {
     /// Puts the root in.
     pub fn insert_root(&self, root: Arc<Node>) {
-        self.inner.lock().slots.insert(root.id, Slot { node: root, lookups: 1 });
+        self.inner.lock().insert(root);
     }
 
     /// The node that the kernel means.
@@ -104,7 +99,7 @@ impl InodeTable {
     /// The node of that number, if the kernel knows it.
     #[must_use]
     pub fn find(&self, id: NodeId) -> Option<Arc<Node>> {
-        self.inner.lock().slots.get(&id).map(|slot| Arc::clone(&slot.node))
+        self.inner.lock().numbered(id).map(Arc::clone)
     }
 
     /// The node that was last found under a name, if the kernel knows it.
@@ -150,13 +145,13 @@ impl InodeTable {
                     inner.lose(&node, dir, name);
                 }
                 let id = inner.aliases.get(&real).copied().unwrap_or(number);
-                let slot = inner.slots.get(&id).map(|slot| Arc::clone(&slot.node));
-                slot.filter(|node| (!renumbers || hard_linked) && same(node))
+                let numbered = inner.numbered(id).map(Arc::clone);
+                numbered.filter(|node| (!renumbers || hard_linked) && same(node))
             }
         };
         if let Some(node) = known {
-            if let Some(slot) = inner.slots.get_mut(&node.id) {
-                slot.lookups += u64::from(lookup == Lookup::Counted);
+            if lookup == Lookup::Counted {
+                node.count_lookup();
             }
             if lookup == Lookup::Counted || node.is_gone() {
                 inner.gain(&node, state.place);
@@ -170,7 +165,7 @@ impl InodeTable {
             }
             return Some(node);
         }
-        let id = if inner.slots.contains_key(&number) {
+        let id = if inner.numbered(number).is_some() {
             if taken == NumberTaken::Report {
                 return None;
             }
@@ -187,7 +182,7 @@ impl InodeTable {
         };
         if lookup == Lookup::Counted {
             inner.orphans.remove(&node.id);
-            inner.slots.insert(node.id, Slot { node: Arc::clone(&node), lookups: 1 });
+            inner.insert(Arc::clone(&node));
             inner.index_name(&node);
         }
         Some(node)
@@ -222,25 +217,24 @@ impl InodeTable {
 
     /// Counts a lookup of the node of that number, if the kernel knows it.
     pub fn count(&self, id: NodeId) {
-        if let Some(slot) = self.inner.lock().slots.get_mut(&id) {
-            slot.lookups += 1;
+        if let Some(node) = self.inner.lock().numbered(id) {
+            node.count_lookup();
         }
     }
 
     /// Takes back `lookups` of a node. Returns it if that was the last, and it is forgotten.
     pub fn forget(&self, id: NodeId, lookups: u64) -> Option<Arc<Node>> {
         let inner = &mut *self.inner.lock();
-        let slot = inner.slots.get_mut(&id)?;
-        slot.lookups = slot.lookups.saturating_sub(lookups);
-        if slot.lookups > 0 || id == NodeId::ROOT {
+        if id == NodeId::ROOT || !inner.numbered(id)?.forget_lookups(lookups) {
             return None;
         }
-        let node = inner.slots.remove(&id)?.node;
+        let found = inner.nodes.find_entry(hash_of_number(id), |node| node.id == id);
+        let (node, _) = found.ok()?.remove();
         inner.unindex_name(&node);
-        if inner.slots.len() < inner.slots.capacity() / 8 && inner.slots.capacity() > SMALL_TABLE {
+        if inner.nodes.len() < inner.nodes.capacity() / 8 && inner.nodes.capacity() > SMALL_TABLE {
             // A walk over everything must not cost memory for ever.
-            let left = inner.slots.len();
-            inner.slots.shrink_to(left * 2);
+            let left = inner.nodes.len();
+            inner.nodes.shrink_to(left * 2, |node| hash_of_number(node.id));
             inner.names.shrink_to(left * 2, hash_of);
         }
         let real = node.state().real;
@@ -268,6 +262,16 @@ impl InodeTable {
 }
 
 impl Inner {
+    fn numbered(&self, id: NodeId) -> Option<&Arc<Node>> {
+        self.nodes.find(hash_of_number(id), |node| node.id == id)
+    }
+
+    /// Puts in a node that the kernel learns of.
+    fn insert(&mut self, node: Arc<Node>) {
+        node.count_lookup();
+        self.nodes.insert_unique(hash_of_number(node.id), node, |node| hash_of_number(node.id));
+    }
+
     fn named(&self, dir: &Arc<Node>, name: &Name) -> Option<Arc<Node>> {
         let found = self.names.find(hash(dir.id, name), |node| node.state().place.is(dir, name));
         found.map(Arc::clone)
@@ -275,7 +279,7 @@ impl Inner {
 
     /// Puts a node that the kernel knows where its name leads to.
     fn index_name(&mut self, node: &Arc<Node>) {
-        if self.slots.get(&node.id).is_some_and(|slot| Arc::ptr_eq(&slot.node, node))
+        if self.numbered(node.id).is_some_and(|known| Arc::ptr_eq(known, node))
             && matches!(node.state().place, Place::Entry(..))
         {
             self.names.insert_unique(hash_of(node), Arc::clone(node), hash_of);
@@ -326,7 +330,7 @@ impl Inner {
     /// A number that no inode on disk has.
     fn alias(&mut self, real: RealId, lookup: Lookup) -> NodeId {
         // A branch may be a union itself, and show aliases of its own.
-        while self.slots.contains_key(&NodeId(FIRST_ALIAS - self.aliases_given)) {
+        while self.numbered(NodeId(FIRST_ALIAS - self.aliases_given)).is_some() {
             self.aliases_given += 1;
         }
         let alias = NodeId(FIRST_ALIAS - self.aliases_given);
@@ -341,6 +345,10 @@ impl Inner {
 /// What a directory is in the upper.
 fn upper_part(body: &Body) -> Option<RealId> {
     body.upper_part().map(|part| part.real)
+}
+
+fn hash_of_number(id: NodeId) -> u64 {
+    FixedState::with_seed(0).hash_one(id)
 }
 
 fn hash(dir: NodeId, name: &Name) -> u64 {
@@ -389,7 +397,7 @@ mod tests {
         assert!(table.forget(NodeId(7), 1).is_none());
         assert!(table.forget(NodeId(7), 1).is_some());
         assert!(table.get(NodeId(7)).is_err());
-        assert!(table.inner.lock().slots.is_empty());
+        assert!(table.inner.lock().nodes.is_empty());
     }
 
     #[test]
@@ -398,7 +406,7 @@ mod tests {
         let numbers = 1..50_000;
         numbers.clone().for_each(|number| drop(intern(&table, number, number)));
         numbers.for_each(|number| drop(table.forget(NodeId(number), 1)));
-        assert!(table.inner.lock().slots.capacity() <= 2 * SMALL_TABLE);
+        assert!(table.inner.lock().nodes.capacity() <= 2 * SMALL_TABLE);
     }
 
     #[test]
@@ -431,12 +439,12 @@ mod tests {
     fn a_forgotten_directory_that_is_a_position_is_found_again() {
         let table = InodeTable::default();
         let dir = || {
-            let dir = NodeState { body: Body::Dir([].into()), ..state(3) };
+            let dir = NodeState::found(Place::Root, Body::Dir([].into()), real_id(3));
             table.intern(found(3, dir), Lookup::Counted, NumberTaken::GiveAlias).unwrap()
         };
         let first = dir();
         let position = Place::Entry(Arc::clone(&first), Name::new("f".as_ref()).unwrap());
-        let file = NodeState { place: position, ..state(7) };
+        let file = NodeState::found(position, Body::Leaf(BranchId(1)), real_id(7));
         table.intern(found(7, file), Lookup::Counted, NumberTaken::GiveAlias);
         drop(table.forget(NodeId(3), 1));
         let known_by_its_file = Arc::as_ptr(&first);
@@ -444,7 +452,7 @@ mod tests {
         assert_eq!(Arc::as_ptr(&dir()), known_by_its_file);
         table.forget(NodeId(7), 1);
         table.forget(NodeId(3), 1);
-        assert!(table.inner.lock().slots.is_empty());
+        assert!(table.inner.lock().nodes.is_empty());
     }
 
     #[test]
@@ -452,7 +460,7 @@ mod tests {
         let table = InodeTable::default();
         let node = table.intern(found(7, state(7)), Lookup::Internal, NumberTaken::GiveAlias);
         assert_eq!(node.unwrap().id, NodeId(7));
-        assert!(table.inner.lock().slots.is_empty());
+        assert!(table.inner.lock().nodes.is_empty());
     }
 
     #[test]
@@ -461,7 +469,8 @@ mod tests {
         let dir = Node::detached(NodeId(3), FileType::Directory, state(3));
         let look = |ino: u64, renumbers: bool| {
             let place = Place::Entry(Arc::clone(&dir), Name::new("f".as_ref()).unwrap());
-            let file = FoundInode { renumbers, ..found(ino, NodeState { place, ..state(ino) }) };
+            let state = NodeState::found(place, Body::Leaf(BranchId(1)), real_id(ino));
+            let file = FoundInode { renumbers, ..found(ino, state) };
             table.intern(file, Lookup::Counted, NumberTaken::GiveAlias).unwrap()
         };
         let first = look(7, true);

@@ -136,7 +136,11 @@ impl Union {
                 let found = FoundInode {
                     number: self.number_of(numbered.real, inode_id),
                     kind: FileType::Directory,
-                    state: NodeState::found(place, Body::Dir(children[..].into()), numbered.real),
+                    state: NodeState::found(
+                        place,
+                        Body::Dir(children.iter().copied().collect()),
+                        numbered.real,
+                    ),
                     lower: None,
                     renumbers: self.stack.renumbers(numbered.branch),
                     hard_linked: false,

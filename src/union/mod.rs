@@ -33,6 +33,7 @@ mod lookup;
 mod names;
 #[doc(hidden)] // For benches/inode_table.rs.
 pub mod node;
+mod node_lock;
 mod open_files;
 mod readdir;
 mod real_inode;
@@ -191,7 +192,7 @@ impl Union {
             unlinked: Mutex::default(),
             labels,
         };
-        let state = NodeState::found(Place::Root, Body::Dir(parts.into()), RealId::NONE);
+        let state = NodeState::found(Place::Root, Body::Dir(parts.into_iter().collect()), RealId::NONE);
         union.table.insert_root(Node::detached(NodeId::ROOT, FileType::Directory, state));
         union.drop_unreachable(&lowers);
         Ok(union)

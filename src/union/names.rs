@@ -187,9 +187,7 @@ impl Union {
     /// A name of the node is another one from now on. What was removed from a directory before is where it was.
     pub(super) fn move_name(&self, node: &Arc<Node>, from: &EntryRef, to: &EntryRef) {
         if node.kind == FileType::Directory {
-            let mut state = node.state();
-            let lower = state.lower_place().map(|(dir, name)| Box::new((Arc::clone(dir), name.clone())));
-            state.lower = lower;
+            node.state().keep_lower_place();
         }
         let to = Place::Entry(Arc::clone(&to.dir), to.name.clone());
         self.table.rename(node, (&from.dir, &from.name), to);

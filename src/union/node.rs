@@ -4,11 +4,14 @@
 //! data, another one once it was copied up. It is addressed by (parent, name): there are no path strings, so depth
 //! has no limit and a directory rename touches one node.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FileType;
 
+use super::node_lock::{Mode, NodeLock};
 use crate::branch::Stat;
 use crate::error::Result;
 use crate::layer::Formats;
@@ -48,8 +51,9 @@ pub struct Node {
     pub id: NodeId,
     /// Its type, which never changes.
     pub kind: FileType,
-    locked: Mutex<u32>,
-    unlocked: Condvar,
+    lock: NodeLock,
+    /// How many lookups of it the kernel has not taken back.
+    lookups: AtomicU32,
     state: Mutex<NodeState>,
 }
 
@@ -60,27 +64,9 @@ pub struct NodeGuard {
     mode: Mode,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Shared,
-    Exclusive,
-}
-
-/// In [`Node::locked`]: one holds the lock exclusively; somebody waits for that; else so many hold it shared.
-const EXCLUSIVE: u32 = 1 << 31;
-const WANTED: u32 = 1 << 30;
-const SHARED: u32 = WANTED - 1;
-
 impl Drop for NodeGuard {
     fn drop(&mut self) {
-        let mut locked = self.node.locked.lock();
-        match self.mode {
-            Mode::Exclusive => *locked &= !EXCLUSIVE,
-            Mode::Shared => *locked -= 1,
-        }
-        if *locked & SHARED == 0 {
-            self.node.unlocked.notify_all();
-        }
+        self.node.lock.unlock(self.mode, self.node.id.0);
     }
 }
 
@@ -89,29 +75,31 @@ impl Drop for NodeGuard {
 pub struct NodeState {
     /// Where it is in the union; the last of its names that was looked up, if it has several.
     pub place: Place,
-    /// Another of its names, if more than one was looked up, and the body that it had under it: of two names
-    /// of one lower file, each may be in a branch of its own.
-    pub other: Option<Box<OtherName>>,
-    /// Where its lower object is, if that is not where its place says: a directory that was renamed. What was
-    /// removed from it before still has its data there.
-    pub lower: Option<Box<(Arc<Node>, Name)>>,
+    /// What few nodes have.
+    rare: Option<Box<Rare>>,
     /// The real inode that has its attributes and data.
     pub body: Body,
     /// The real inode that gives it its number.
     pub real: RealId,
 }
 
-/// See [`NodeState::other`].
+#[derive(Clone, Debug, Default)]
+struct Rare {
+    /// Another of its names, if more than one was looked up.
+    other: Option<OtherName>,
+    /// Where its lower object is, if that is not where its place says: a directory that was renamed. What was
+    /// removed from it before still has its data there.
+    lower: Option<(Arc<Node>, Name)>,
+}
+
+/// Another name, and the body that the node had under it: of two names of one lower file, each may be in a branch of
+/// its own.
 #[derive(Clone, Debug)]
-pub struct OtherName {
-    /// The directory.
-    pub dir: Arc<Node>,
-    /// The name in it.
-    pub name: Name,
-    /// The body under it.
-    pub body: Body,
-    /// The real inode under it.
-    pub real: RealId,
+struct OtherName {
+    dir: Arc<Node>,
+    name: Name,
+    body: Body,
+    real: RealId,
 }
 
 /// A position in the union.
@@ -123,15 +111,13 @@ pub enum Place {
     Entry(Arc<Node>, Name),
     /// No position any more: unlinked but not forgotten. A lower object is where it always was, so what
     /// was its position still leads to it.
-    Gone(Arc<Node>, Name),
+    Gone(Box<(Arc<Node>, Name)>),
 }
 
 impl Drop for Node {
     /// Lets go of the way to the root one by one: a tree may be deeper than the stack.
     fn drop(&mut self) {
-        let state = self.state.get_mut();
-        state.other = None;
-        let mut above: Vec<_> = state.take_parents().into_iter().flatten().collect();
+        let mut above: Vec<_> = self.state.get_mut().take_parents().into_iter().flatten().collect();
         while let Some(node) = above.pop() {
             if let Some(mut node) = Arc::into_inner(node) {
                 above.extend(node.state.get_mut().take_parents().into_iter().flatten());
@@ -144,7 +130,7 @@ impl NodeState {
     /// That of a node which was just found.
     #[must_use]
     pub fn found(place: Place, body: Body, real: RealId) -> Self {
-        Self { place, other: None, lower: None, body, real }
+        Self { place, rare: None, body, real }
     }
 
     /// Learns of a name, and of the real inode under it.
@@ -154,9 +140,10 @@ impl NodeState {
             && !same(dir, name)
         {
             let (dir, name) = (Arc::clone(dir), name.clone());
-            self.other = Some(Box::new(OtherName { dir, name, body: self.body.clone(), real: self.real }));
-        } else if self.other.as_ref().is_some_and(|other| same(&other.dir, &other.name)) {
-            self.other = None;
+            let other = OtherName { dir, name, body: self.body.clone(), real: self.real };
+            self.set_other(Some(other));
+        } else if self.other().is_some_and(|other| same(&other.dir, &other.name)) {
+            self.set_other(None);
         }
         self.place = place;
     }
@@ -164,14 +151,14 @@ impl NodeState {
     /// Whether it would have no position left without that name.
     #[must_use]
     pub fn depends_on(&self, dir: &Arc<Node>, name: &Name) -> bool {
-        self.place.is(dir, name) && self.other.is_none()
+        self.place.is(dir, name) && self.other().is_none()
     }
 
     /// Learns that a name is no more.
     pub(super) fn lose(&mut self, dir: &Arc<Node>, name: &Name) {
-        let other = self.other.take();
+        let other = self.take_other();
         if self.place.is(dir, name) {
-            self.place = match other.map(|other| *other) {
+            self.place = match other {
                 Some(OtherName { dir, name, body, real }) => {
                     if !self.body.is_in_upper() {
                         self.body = body;
@@ -179,25 +166,52 @@ impl NodeState {
                     }
                     Place::Entry(dir, name)
                 }
-                None => Place::Gone(Arc::clone(dir), name.clone()),
+                None => Place::Gone(Box::new((Arc::clone(dir), name.clone()))),
             };
         } else {
-            self.other = other.filter(|other| !Arc::ptr_eq(&other.dir, dir) || other.name != *name);
+            self.set_other(other.filter(|other| !Arc::ptr_eq(&other.dir, dir) || other.name != *name));
         }
     }
 
     /// Where its lower object is: in the lower object of that directory, under that name.
     #[must_use]
     pub fn lower_place(&self) -> Option<(&Arc<Node>, &Name)> {
-        match (&self.lower, &self.place) {
-            (Some(lower), _) => Some((&lower.0, &lower.1)),
-            (None, Place::Entry(dir, name) | Place::Gone(dir, name)) => Some((dir, name)),
-            (None, Place::Root) => None,
+        match (self.rare.as_ref().and_then(|rare| rare.lower.as_ref()), &self.place) {
+            (Some((dir, name)), _) => Some((dir, name)),
+            (None, place) => place.last(),
         }
     }
 
-    fn take_parents(&mut self) -> [Option<Arc<Node>>; 2] {
-        [self.place.take_parent(), self.lower.take().map(|lower| lower.0)]
+    /// Its lower object stays where it is, wherever the node goes.
+    pub(super) fn keep_lower_place(&mut self) {
+        let lower = self.lower_place().map(|(dir, name)| (Arc::clone(dir), name.clone()));
+        self.rare.get_or_insert_default().lower = lower;
+    }
+
+    /// It has been copied up: names that did not follow lead to another node.
+    pub(super) fn forget_lower_names(&mut self) {
+        let other = self.take_other();
+        self.set_other(other.filter(|other| other.body.is_in_upper()));
+    }
+
+    fn other(&self) -> Option<&OtherName> {
+        self.rare.as_ref()?.other.as_ref()
+    }
+
+    fn take_other(&mut self) -> Option<OtherName> {
+        self.rare.as_mut()?.other.take()
+    }
+
+    fn set_other(&mut self, other: Option<OtherName>) {
+        if other.is_some() || self.rare.is_some() {
+            self.rare.get_or_insert_default().other = other;
+        }
+    }
+
+    /// All nodes that it holds.
+    fn take_parents(&mut self) -> [Option<Arc<Node>>; 3] {
+        let rare = self.rare.take().map(|rare| *rare).unwrap_or_default();
+        [self.place.take_parent(), rare.other.map(|other| other.dir), rare.lower.map(|(dir, _)| dir)]
     }
 }
 
@@ -213,14 +227,16 @@ impl Place {
     pub fn last(&self) -> Option<(&Arc<Node>, &Name)> {
         match self {
             Self::Root => None,
-            Self::Entry(dir, name) | Self::Gone(dir, name) => Some((dir, name)),
+            Self::Entry(dir, name) => Some((dir, name)),
+            Self::Gone(last) => Some((&last.0, &last.1)),
         }
     }
 
     fn take_parent(&mut self) -> Option<Arc<Node>> {
         match std::mem::replace(self, Self::Root) {
             Self::Root => None,
-            Self::Entry(parent, _) | Self::Gone(parent, _) => Some(parent),
+            Self::Entry(parent, _) => Some(parent),
+            Self::Gone(last) => Some(last.0),
         }
     }
 }
@@ -229,7 +245,7 @@ impl Place {
 #[derive(Clone, Debug)]
 pub enum Body {
     /// A directory: its branches from the top down, at least one.
-    Dir(Arc<[DirPart]>),
+    Dir(DirParts),
     /// Under the node's position, in this branch.
     Leaf(BranchId),
     /// A copy in the workdir that other names lead to as well: a lower file with several hard links.
@@ -265,6 +281,30 @@ impl Body {
     }
 }
 
+/// A directory's parts, from the top down. One pointer: every node has room for one.
+#[derive(Clone, Debug)]
+pub struct DirParts(Arc<Box<[DirPart]>>);
+
+impl Deref for DirParts {
+    type Target = [DirPart];
+
+    fn deref(&self) -> &[DirPart] {
+        &self.0
+    }
+}
+
+impl FromIterator<DirPart> for DirParts {
+    fn from_iter<I: IntoIterator<Item = DirPart>>(parts: I) -> Self {
+        Self(Arc::new(parts.into_iter().collect()))
+    }
+}
+
+impl<const N: usize> From<[DirPart; N]> for DirParts {
+    fn from(parts: [DirPart; N]) -> Self {
+        parts.into_iter().collect()
+    }
+}
+
 /// One branch's part of a merged directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirPart {
@@ -292,8 +332,23 @@ impl Node {
     /// A node that the table does not hold.
     #[must_use]
     pub fn detached(id: NodeId, kind: FileType, state: NodeState) -> Arc<Self> {
-        let (locked, unlocked) = (Mutex::new(0), Condvar::new());
-        Arc::new(Self { id, kind, locked, unlocked, state: Mutex::new(state) })
+        let (lock, lookups) = (NodeLock::default(), AtomicU32::new(0));
+        Arc::new(Self { id, kind, lock, lookups, state: Mutex::new(state) })
+    }
+
+    /// Counts a lookup. Who counts and who forgets holds the table's lock.
+    pub(super) fn count_lookup(&self) {
+        let lookups = self.lookups.load(Ordering::Relaxed);
+        self.lookups.store(lookups.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes back lookups, and says whether none is left. Of a node with more than can be counted some always are.
+    pub(super) fn forget_lookups(&self, count: u64) -> bool {
+        let lookups = self.lookups.load(Ordering::Relaxed);
+        let left =
+            if lookups == u32::MAX { lookups } else { u64::from(lookups).saturating_sub(count) as u32 };
+        self.lookups.store(left, Ordering::Relaxed);
+        left == 0
     }
 
     /// Locks the node exclusively. A directory: to change names in it. Anything else: to copy it up.
@@ -302,32 +357,25 @@ impl Node {
     /// directory, shared or not, waits for no other lock but those of directories of a higher number.
     #[must_use]
     pub fn lock(self: &Arc<Self>) -> NodeGuard {
-        let mut locked = self.locked.lock();
-        while *locked & (EXCLUSIVE | SHARED) != 0 {
-            *locked |= WANTED;
-            self.unlocked.wait(&mut locked);
-        }
-        // Whoever else wants it says so again when it wakes up.
-        *locked = EXCLUSIVE;
-        NodeGuard { node: Arc::clone(self), mode: Mode::Exclusive }
+        self.lock_as(Mode::Exclusive)
     }
 
     /// Locks a directory so that no name in it changes: to look up or list names. Those who want to change names
     /// come first.
     #[must_use]
     pub fn lock_shared(self: &Arc<Self>) -> NodeGuard {
-        let mut locked = self.locked.lock();
-        while *locked & (EXCLUSIVE | WANTED) != 0 {
-            self.unlocked.wait(&mut locked);
-        }
-        *locked += 1;
-        NodeGuard { node: Arc::clone(self), mode: Mode::Shared }
+        self.lock_as(Mode::Shared)
+    }
+
+    fn lock_as(self: &Arc<Self>, mode: Mode) -> NodeGuard {
+        self.lock.lock(mode, self.id.0);
+        NodeGuard { node: Arc::clone(self), mode }
     }
 
     /// Whether somebody has locked it exclusively.
     #[must_use]
     pub fn is_locked(&self) -> bool {
-        *self.locked.lock() & EXCLUSIVE != 0
+        self.lock.is_exclusive()
     }
 
     /// The node's state, locked for a moment: never across a system call.
@@ -339,9 +387,9 @@ impl Node {
     ///
     /// # Errors
     /// ENOTDIR for anything else.
-    pub fn parts(&self) -> Result<Arc<[DirPart]>> {
+    pub fn parts(&self) -> Result<DirParts> {
         match &self.state.lock().body {
-            Body::Dir(parts) => Ok(Arc::clone(parts)),
+            Body::Dir(parts) => Ok(parts.clone()),
             _ => Err(Refusal::NotADirectory.into()),
         }
     }
@@ -383,8 +431,6 @@ pub(super) fn real_id(filesystem: u16, stat: &Stat) -> RealId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
-    use std::thread;
 
     #[test]
     fn a_file_goes_by_the_names_that_are_left() {
@@ -405,28 +451,21 @@ mod tests {
     }
 
     #[test]
-    fn many_look_or_one_changes() {
-        let dir = Node::detached(NodeId(1), FileType::Directory, state(1));
-        let (first, second) = (dir.lock_shared(), dir.lock_shared());
-        let (done, changed) = mpsc::channel();
-        let changing = {
-            let dir = Arc::clone(&dir);
-            thread::spawn(move || {
-                let guard = dir.lock();
-                done.send(()).unwrap();
-                drop(guard);
-            })
-        };
-        while *dir.locked.lock() & WANTED == 0 {
-            thread::yield_now();
-        }
-        drop(first);
-        assert!(changed.try_recv().is_err() && !dir.is_locked());
-        drop(second);
-        changing.join().unwrap();
-        changed.recv().unwrap();
-        drop(dir.lock_shared());
-        assert_eq!(*dir.locked.lock(), 0);
+    fn a_node_takes_as_much_as_an_allocation_of_128_bytes_holds() {
+        let counts = 2 * size_of::<usize>();
+        // The C library's own word is in it.
+        assert!(counts + size_of::<Node>() <= 128 - size_of::<usize>(), "{}", size_of::<Node>());
+    }
+
+    #[test]
+    fn more_lookups_than_can_be_counted_are_never_forgotten() {
+        let node = Node::detached(NodeId(1), FileType::Directory, state(1));
+        node.count_lookup();
+        node.count_lookup();
+        assert!(!node.forget_lookups(1) && node.forget_lookups(5));
+        node.lookups.store(u32::MAX - 1, Ordering::Relaxed);
+        (0..3).for_each(|_| node.count_lookup());
+        assert!(!node.forget_lookups(u64::MAX));
     }
 
     fn state(ino: u64) -> NodeState {

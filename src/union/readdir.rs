@@ -13,7 +13,7 @@ use super::inode_table::Lookup;
 use super::listings::Listing;
 use super::locked::{EntryRef, LockedEntry};
 use super::lookup::Looked;
-use super::node::{Node, NodeId, Place};
+use super::node::{Node, NodeId};
 use super::stack::{OpenPart, Seen, known_of};
 use super::xino::Xino;
 use crate::branch::Stat;
@@ -230,9 +230,6 @@ impl Union {
 }
 
 fn dots(dir: &Node) -> [(u64, &'static str, NodeId); 2] {
-    let parent = match &dir.state().place {
-        Place::Entry(parent, _) | Place::Gone(parent, _) => parent.id,
-        Place::Root => NodeId::ROOT,
-    };
+    let parent = dir.state().place.last().map_or(NodeId::ROOT, |(parent, _)| parent.id);
     [(DOT, ".", dir.id), (DOT_DOT, "..", parent)]
 }
