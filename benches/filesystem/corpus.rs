@@ -30,6 +30,8 @@ pub(crate) struct Corpus {
     pub(crate) empty: PathBuf,
 }
 
+/// A branch of the repository in which half of the files are others.
+pub(crate) const OTHER_BRANCH: &str = "other";
 /// The big file's name.
 pub(crate) const BIG: &str = "big";
 /// Where trees come from: every Debian or Ubuntu with a compiler has plenty in them.
@@ -60,6 +62,7 @@ impl Corpus {
         for words in [&["init", "-q"][..], &["add", "-A"], &["commit", "-q", "-m", "all"]] {
             git(&corpus.repository, words)?;
         }
+        make_other_branch(&corpus.repository)?;
         program("tar", &["-cf"], &[&corpus.archive, Path::new("-C"), &corpus.sources, Path::new(".")])?;
         write_noise(&corpus.big.join(BIG), scale.big_file)?;
         eprintln!("  one file of {}", units::size(scale.big_file));
@@ -88,6 +91,22 @@ pub(crate) fn git(repository: &Path, words: &[&str]) -> Result<()> {
         .stdout(Stdio::null())
         .status()?;
     if status.success() { Ok(()) } else { Err(format!("git {}: {status}", words.join(" ")).into()) }
+}
+
+/// Leaves the branch that was checked out checked out.
+fn make_other_branch(repository: &Path) -> Result<()> {
+    git(repository, &["checkout", "-q", "-b", OTHER_BRANCH])?;
+    let half = files_of(repository)?.into_iter().filter(|file| !file.starts_with(".git")).step_by(2);
+    for (at, file) in half.enumerate() {
+        let file = repository.join(file);
+        if at % 8 == 0 {
+            fs::remove_file(file)?;
+        } else {
+            fs::OpenOptions::new().append(true).open(file)?.write_all(b"changed\n")?;
+        }
+    }
+    git(repository, &["commit", "-q", "-a", "-m", "half"])?;
+    git(repository, &["checkout", "-q", "-"])
 }
 
 /// Copies files in the order of their names until there are `most`: on one machine always the same. What this

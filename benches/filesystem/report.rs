@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use plyfs::bench::stats::Summary;
+use plyfs::bench::stats::{Sample, Summary};
 use plyfs::bench::table::{Table, markdown};
 use plyfs::units::{self, digits};
 use serde_json::{Value, json};
@@ -26,8 +26,8 @@ pub(crate) fn write(
     let headings = headings(candidates);
     let rows: Vec<Vec<String>> = results
         .iter()
-        .flat_map(Measured::rows)
-        .map(|(row, values)| cells(row, &values, results, candidates))
+        .flat_map(Measured::samples)
+        .map(|(row, samples)| cells(row, &samples, results, candidates))
         .collect();
     let table = Table::fitting(&headings, &rows);
     println!("\n{}", table.head());
@@ -52,8 +52,9 @@ pub(crate) fn write(
 }
 
 const NOTES: &str = "\
-Medians; in brackets as a ratio to the kernel's overlayfs. cold: a fresh mount over a warm disk cache.
-A target in × counts the kernel's overlayfs in the same row, or in the row that it names.
+Medians; in brackets as a ratio to the kernel's overlayfs in the same turn, and its quartiles. cold: a fresh
+mount over a warm disk cache. A target in × counts the kernel's overlayfs in the same row, or in the row that it
+names; \"unclear\": the quartiles are on both sides of it.
 * shows copies before they are on disk, while overlayfs and plyfs sync them (in the rows without volatile).";
 
 fn headings(candidates: &[Candidate]) -> Vec<String> {
@@ -68,56 +69,74 @@ fn headings(candidates: &[Candidate]) -> Vec<String> {
 /// A row of the table.
 fn cells(
     row: &Row,
-    values: &[Option<Summary>],
+    samples: &[Option<&Sample>],
     results: &[Measured<'_>],
     candidates: &[Candidate],
 ) -> Vec<String> {
-    let kernel = values[0].map(|summary| summary.median);
     let workload =
         results.iter().map(|measured| measured.workload).find(|workload| workload.goes_by(&row.name));
     let syncing = workload.map_or(Syncing::AsIs, |workload| workload.syncing);
     let is_ahead =
         |candidate: &Candidate| row.copies && syncing == Syncing::AsIs && !candidate.syncs_copies();
-    let cell = |(at, value): (usize, &Option<Summary>)| match value {
-        None if row.unit == Unit::Bytes && at == 0 => "–".to_owned(),
+    let cell = |(at, sample): (usize, &Option<&Sample>)| match sample.and_then(Sample::summary) {
+        None if row.unit == Unit::Bytes => "–".to_owned(),
         None => "fails".to_owned(),
         Some(summary) => {
             let star = if is_ahead(&candidates[at]) { "*" } else { "" };
-            let ratio =
-                kernel.filter(|_| at > 0).map(|kernel| format!(" ({})", digits(summary.median / kernel)));
+            let ratio = ratio(*sample, samples[0]).filter(|_| at > 0);
+            let ratio = ratio.map(|ratio| format!(" ({}; {})", digits(ratio.median), quartiles(&ratio)));
             format!("{}{star}{}", amount(row.unit, summary.median), ratio.unwrap_or_default())
         }
     };
     // Of two binaries the second: the new one.
-    let plyfs = candidates.iter().rposition(Candidate::is_plyfs);
-    let median = plyfs.and_then(|at| values[at]).map(|summary| summary.median);
-    let (must, does) = verdict(row, median, kernel, results);
-    let of_each = values.iter().enumerate().map(cell);
+    let plyfs = candidates.iter().rposition(Candidate::is_plyfs).and_then(|at| samples[at]);
+    let (must, does) = verdict(row, plyfs, samples[0], results);
+    let of_each = samples.iter().enumerate().map(cell);
     [row.name.clone()].into_iter().chain(of_each).chain([must, does]).collect()
 }
 
+fn ratio(sample: Option<&Sample>, to: Option<&Sample>) -> Option<Summary> {
+    sample?.ratios_to(to?).summary()
+}
+
+fn quartiles(ratio: &Summary) -> String {
+    format!("{}–{}", digits(ratio.lower_quartile), digits(ratio.upper_quartile))
+}
+
 /// What plyfs must be, and whether it is.
-fn verdict(row: &Row, plyfs: Option<f64>, kernel: Option<f64>, results: &[Measured<'_>]) -> (String, String) {
+fn verdict(
+    row: &Row,
+    plyfs: Option<&Sample>,
+    kernel: Option<&Sample>,
+    results: &[Measured<'_>],
+) -> (String, String) {
     let kernel_in = |name: &str| {
-        let (_, values) = results.iter().flat_map(Measured::rows).find(|(row, _)| row.name == name)?;
-        values[0].map(|summary| summary.median)
+        results.iter().flat_map(Measured::samples).find(|(row, _)| row.name == name).and_then(|(_, of)| of[0])
     };
     let (must, limit, does) = match row.target {
         None => return Default::default(),
-        Some(Target::Ratio(most)) => (format!("≤ {most}×"), most, plyfs.zip(kernel).map(|(p, k)| p / k)),
+        Some(Target::Ratio(most)) => (format!("≤ {most}×"), most, ratio(plyfs, kernel)),
         Some(Target::RatioTo(other, most)) => {
-            (format!("≤ {most}× {other}"), most, plyfs.zip(kernel_in(other)).map(|(p, k)| p / k))
+            (format!("≤ {most}× {other}"), most, ratio(plyfs, kernel_in(other)))
         }
-        Some(Target::Absolute(most)) => (format!("≤ {}", amount(row.unit, most)), most, plyfs),
+        Some(Target::Absolute(most)) => {
+            (format!("≤ {}", amount(row.unit, most)), most, plyfs.and_then(Sample::summary))
+        }
     };
-    let does = does.map(|does| {
-        let sign = if does <= limit { "✓" } else { "✗" };
-        match row.target {
-            Some(Target::Absolute(_)) => format!("{sign} {}", amount(row.unit, does)),
-            _ => format!("{sign} {}×", digits(does)),
-        }
+    let does = does.map(|does| match row.target {
+        Some(Target::Absolute(_)) => format!("{} {}", judged(&does, limit), amount(row.unit, does.median)),
+        _ => format!("{} {}×", judged(&does, limit), digits(does.median)),
     });
     (must, does.unwrap_or_default())
+}
+
+/// Whether it is kept, as far as that can be told.
+fn judged(does: &Summary, limit: f64) -> &'static str {
+    match () {
+        () if does.upper_quartile <= limit => "✓",
+        () if does.lower_quartile > limit => "✗",
+        () => "unclear",
+    }
 }
 
 fn amount(unit: Unit, value: f64) -> String {
@@ -152,9 +171,15 @@ fn failures(results: &[Measured<'_>], candidates: &[Candidate]) -> Vec<String> {
 }
 
 fn json(results: &[Measured<'_>], candidates: &[Candidate], ground: &Ground, options: &Options) -> Value {
-    let row = |(row, values): (&Row, Vec<Option<Summary>>)| {
-        let of_each =
-            candidates.iter().zip(values).map(|(candidate, value)| (candidate.name.clone(), json!(value)));
+    let row = |(row, samples): (&Row, Vec<Option<&Sample>>)| {
+        let kernel = samples[0];
+        let of_each = candidates.iter().zip(samples).map(|(candidate, sample)| {
+            let value = json!({
+                "value": sample.and_then(Sample::summary),
+                "ratio": ratio(sample, kernel),
+            });
+            (candidate.name.clone(), value)
+        });
         json!({
             "name": row.name,
             "unit": match row.unit {
@@ -171,7 +196,7 @@ fn json(results: &[Measured<'_>], candidates: &[Candidate], ground: &Ground, opt
         })).collect::<Vec<_>>(),
         "as": if options.in_namespace { "root of a user namespace" } else { "root" },
         "rounds": ground.scale.rounds,
-        "rows": results.iter().flat_map(Measured::rows).map(row).collect::<Vec<_>>(),
+        "rows": results.iter().flat_map(Measured::samples).map(row).collect::<Vec<_>>(),
         "failures": failures(results, candidates),
     })
 }

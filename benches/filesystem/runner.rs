@@ -11,21 +11,42 @@ use crate::ground::Ground;
 use crate::report;
 use crate::work::{Row, Workload};
 
+/// What is very short is not repeated for ever.
+const MOST_RUNS: f64 = 10.0;
+
 /// A workload, and what came of each of its rows.
 pub(crate) struct Measured<'a> {
     pub(crate) workload: &'a Workload,
-    /// For each candidate, in their order: a summary for each row, or none if it has no such thing; or why it failed.
-    pub(crate) outcomes: Vec<Result<Vec<Summary>, String>>,
+    /// For each candidate, in their order: what it took in each row, nothing if it has no such thing; or why it failed.
+    pub(crate) outcomes: Vec<Result<Vec<Sample>, String>>,
 }
 
 impl Measured<'_> {
     /// Each row, with what each candidate did.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (&Row, Vec<Option<Summary>>)> {
+        let summary = |sample: Option<&Sample>| sample?.summary();
+        self.samples().map(move |(row, samples)| (row, samples.into_iter().map(summary).collect()))
+    }
+
+    /// The same, with each of its turns.
+    pub(crate) fn samples(&self) -> impl Iterator<Item = (&Row, Vec<Option<&Sample>>)> {
         self.workload.rows.iter().enumerate().map(|(at, row)| {
-            let of_each = self.outcomes.iter().map(move |outcome| outcome.as_ref().ok()?.get(at).copied());
+            let of_each = self.outcomes.iter().map(move |outcome| outcome.as_ref().ok()?.get(at));
             (row, of_each.collect())
         })
     }
+}
+
+/// Runs a workload, again and again until the clock has seen enough of it; the mean of each row.
+fn one_turn(ground: &Ground, workload: &Workload, candidate: &Candidate) -> Result<Vec<f64>> {
+    let mut sums = (workload.run)(ground, candidate)?;
+    let mut runs = 1.0;
+    while workload.repeated && sums.iter().sum::<f64>() < ground.scale.seconds && runs < MOST_RUNS {
+        let more = (workload.run)(ground, candidate)?;
+        sums.iter_mut().zip(more).for_each(|(sum, value)| *sum += value);
+        runs += 1.0;
+    }
+    Ok(sums.into_iter().map(|sum| sum / runs).collect())
 }
 
 /// Runs each workload on all candidates in turn, several times round; each round begins with another one.
@@ -54,15 +75,13 @@ pub(crate) fn run<'a>(
                 progress.step(&format!("{}, {}, round {}", workload.name, candidate.name, round + 1));
                 // Who failed once has failed.
                 let Ok(rows) = &mut samples[at] else { continue };
-                match (workload.run)(ground, candidate) {
+                match one_turn(ground, workload, candidate) {
                     Ok(values) => rows.iter_mut().zip(values).for_each(|(sample, value)| sample.add(value)),
                     Err(error) => samples[at] = Err(error.to_string()),
                 }
             }
         }
-        let summaries = |rows: Vec<Sample>| rows.iter().filter_map(Sample::summary).collect::<Vec<_>>();
-        let outcomes = samples.into_iter().map(|outcome| outcome.map(summaries)).collect();
-        let measured = Measured { workload, outcomes };
+        let measured = Measured { workload, outcomes: samples };
         progress.say(&report::in_short(&measured, candidates));
         all.push(measured);
     }

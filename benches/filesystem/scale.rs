@@ -7,6 +7,8 @@ use plyfs::units::{GIB, KIB, MIB};
 pub(crate) struct Scale {
     /// Times that each workload is run on each filesystem.
     pub(crate) rounds: u32,
+    /// A run of a workload is repeated until it has taken so many seconds.
+    pub(crate) seconds: f64,
     /// Files of /usr/share in the tree.
     pub(crate) tree_files: usize,
     /// Files in the repository.
@@ -17,6 +19,10 @@ pub(crate) struct Scale {
     pub(crate) written_in_big_blocks: u64,
     /// Written in blocks of 4 KiB.
     pub(crate) written_in_small_blocks: u64,
+    /// Blocks of 4 KiB that are read or written anywhere in a big file.
+    pub(crate) random_blocks: usize,
+    /// Files of the tree whose memory is looked at.
+    pub(crate) many_files: usize,
     /// Small files that are created.
     pub(crate) created: usize,
     /// Small files that are copied up.
@@ -39,11 +45,14 @@ impl Scale {
     pub(crate) fn full() -> Self {
         Self {
             rounds: 5,
+            seconds: 2.0,
             tree_files: 60_000,
             repository_files: 8_500,
             big_file: GIB,
             written_in_big_blocks: 512 * MIB,
             written_in_small_blocks: 200_000_000,
+            random_blocks: 100_000,
+            many_files: 1_000_000,
             created: 10_000,
             copied: 2_000,
             branches: 64,
@@ -58,11 +67,14 @@ impl Scale {
     pub(crate) fn quick() -> Self {
         Self {
             rounds: 3,
+            seconds: 0.25,
             tree_files: 8_000,
             repository_files: 2_000,
             big_file: 128 * MIB,
             written_in_big_blocks: 128 * MIB,
             written_in_small_blocks: 40_000_000,
+            random_blocks: 20_000,
+            many_files: 100_000,
             created: 2_000,
             copied: 500,
             copy_up_sizes: vec![4 * KIB, 64 * KIB, MIB, 16 * MIB],
@@ -76,11 +88,14 @@ impl Scale {
     pub(crate) fn smoke() -> Self {
         Self {
             rounds: 1,
+            seconds: 0.0,
             tree_files: 100,
             repository_files: 50,
             big_file: MIB,
             written_in_big_blocks: 2 * MIB,
             written_in_small_blocks: 64 * KIB,
+            random_blocks: 100,
+            many_files: 1_000,
             created: 20,
             copied: 10,
             branches: 8,

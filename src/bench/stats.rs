@@ -41,6 +41,13 @@ impl Sample {
         self.0.is_empty()
     }
 
+    /// Each as a ratio to the one of another sample that was measured in the same turn: what has slowed both down for a
+    /// while does not count. Nothing where one of the two has no such turn.
+    #[must_use]
+    pub fn ratios_to(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(ours, theirs)| ours / theirs).collect())
+    }
+
     /// What they say together; nothing if there are none.
     #[must_use]
     pub fn summary(&self) -> Option<Summary> {
@@ -81,6 +88,14 @@ mod tests {
         let mut sample = Sample::default();
         values.iter().for_each(|value| sample.add(*value));
         sample.summary()
+    }
+
+    #[test]
+    fn ratios_are_those_of_one_turn() {
+        let sample = |values: &[f64]| Sample(values.to_vec());
+        let ratios = sample(&[2.0, 40.0, 6.0]).ratios_to(&sample(&[1.0, 10.0]));
+        assert_eq!(ratios.0, [2.0, 4.0]);
+        assert!(sample(&[]).ratios_to(&sample(&[1.0])).is_empty());
     }
 
     #[test]

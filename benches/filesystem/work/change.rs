@@ -20,7 +20,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
         Workload::new(
             "create",
             format!("create {created} files of 100 bytes in directories of {IN_ONE_DIRECTORY}"),
-            [row("create").at_most(1.4)],
+            [row("create").at_most(1.5)],
             move |ground, candidate| {
                 let mounted = ground.disk.mount(candidate, &ground.corpus.empty, Syncing::AsIs)?;
                 Ok(vec![ground.disk.time(|| create(&mounted.path(), created))?])
@@ -30,7 +30,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
         Workload::new(
             "untar",
             format!("tar -x of {files} files into a new directory"),
-            [row("untar").at_most(2.0)],
+            [row("untar").at_most(1.6)],
             |ground, candidate| {
                 let mounted = ground.disk.mount(candidate, &ground.corpus.empty, Syncing::AsIs)?;
                 let target = mounted.path().join("new");
@@ -45,7 +45,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
         Workload::new(
             "remove",
             format!("rm -r of a lower's tree of {files} files"),
-            [row("remove").at_most(2.5)],
+            [row("remove").at_most(1.6)],
             |ground, candidate| {
                 warm(&ground.corpus.sources, false)?;
                 let mounted = ground.disk.mount(candidate, &ground.corpus.sources, Syncing::AsIs)?;
@@ -66,6 +66,19 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
             },
         ),
         Workload::new(
+            "move",
+            format!("mv of a lower's directory with {files} files in it"),
+            [row("move").at_most(0.5).copies()],
+            |ground, candidate| {
+                let lower = ground.corpus.sources.parent().ok_or("the corpus is in a folder")?;
+                warm(&ground.corpus.sources, true)?;
+                let mounted = ground.disk.mount(candidate, lower, Syncing::AsIs)?;
+                let of = |name: &str| mounted.path().join(name);
+                // Where rename(2) is refused, mv copies and removes.
+                Ok(vec![ground.disk.time(|| program("mv", &[], &[of("sources"), of("moved")]))?])
+            },
+        ),
+        Workload::new(
             "beside-move",
             format!("move a lower's tree of {files} files; the slowest change of a file beside it meanwhile"),
             [row("beside-move")],
@@ -75,6 +88,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
                 Ok(vec![slowest_beside_a_move(&mounted.path())?])
             },
         )
+        .once()
         .essential(),
     ]
 }

@@ -67,6 +67,7 @@ fn shared(scale: &Scale) -> Workload {
         let mounted = image.site.mount(candidate, &image.lower(big)?, Syncing::AsIs)?;
         Ok(vec![image.site.time(|| append(&mounted.path().join(BIG)))?])
     })
+    .once()
 }
 
 fn name(syncing: Syncing, names: [&'static str; 2]) -> &'static str {

@@ -9,6 +9,8 @@ mod copy_up;
 mod curves;
 mod data;
 mod look;
+mod memory;
+mod projects;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -30,6 +32,8 @@ pub(crate) struct Workload {
     pub(crate) syncing: Syncing,
     /// Whether it belongs to a quick look.
     pub(crate) essential: bool,
+    /// Whether a run that was too short for the clock is repeated.
+    pub(crate) repeated: bool,
     pub(crate) rows: Vec<Row>,
     /// What its rows are when they are points of curves.
     pub(crate) plot: Option<Plot>,
@@ -88,6 +92,7 @@ impl Workload {
             about: about.into(),
             syncing: Syncing::AsIs,
             essential: false,
+            repeated: true,
             rows: rows.into_iter().collect(),
             plot: None,
             run: Box::new(run),
@@ -98,12 +103,17 @@ impl Workload {
         Self { essential: true, ..self }
     }
 
+    /// It takes its time, or makes what is not to be made often.
+    fn once(self) -> Self {
+        Self { repeated: false, ..self }
+    }
+
     fn volatile(self) -> Self {
         Self { syncing: Syncing::Volatile, ..self }
     }
 
     fn plotted(self, title: &'static str, x: &'static str, y: &'static str) -> Self {
-        Self { plot: Some(Plot { title, x, y }), ..self }
+        Self { plot: Some(Plot { title, x, y }), repeated: false, ..self }
     }
 
     /// Whether somebody who says `name` means this, or a row of it.
@@ -140,6 +150,8 @@ impl Row {
 pub(crate) fn all(scale: &Scale) -> Vec<Workload> {
     let parts = [
         look::workloads(scale),
+        projects::workloads(),
+        memory::workloads(scale),
         data::workloads(scale),
         change::workloads(scale),
         copy_up::workloads(scale),
