@@ -29,7 +29,7 @@ use super::reply;
 use super::service::Service;
 use crate::rules::ids::IdMaps;
 use crate::rules::kill_priv::KillPriv;
-use crate::sched::{Asked, Listeners, Pool, guarded};
+use crate::sched::{Listeners, Pool, guarded};
 use crate::union::{Changes, NewNode, Union};
 
 /// What we ask of the kernel; all of it is optional.
@@ -63,12 +63,13 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter in front of `union` that shows ids by `ids`, and may answer a caller from its own CPU.
+    /// An adapter in front of `union` that shows ids by `ids`, for a session with so many loops, of which one may answer
+    /// a caller on its own CPU.
     #[must_use]
-    pub fn new(union: Arc<Union>, ids: IdMaps, follows_callers: bool) -> Self {
+    pub fn new(union: Arc<Union>, ids: IdMaps, loops: usize, follows_callers: bool) -> Self {
         Self {
             service: Arc::new(Service::new(union, ids)),
-            listeners: Arc::new(Listeners::new(follows_callers)),
+            listeners: Arc::new(Listeners::new(loops, follows_callers)),
             workers: Pool::new(prepare_worker),
         }
     }
@@ -88,18 +89,18 @@ impl Adapter {
     /// Answers a request on this loop, or on a worker if it may take long.
     fn serve(
         &self,
-        asked: Asked,
+        request: &Request,
         opcode: Opcode,
         is_long: impl FnOnce(&Union) -> bool,
         answer: impl FnOnce(&Service) + Send + 'static,
     ) {
-        self.serve_with(asked, opcode, is_long, &(), |service, ()| answer(service));
+        self.serve_with(request, opcode, is_long, &(), |service, ()| answer(service));
     }
 
     /// The same for a request with a name or data, which a worker gets a copy of.
     fn serve_with<D>(
         &self,
-        asked: Asked,
+        request: &Request,
         opcode: Opcode,
         is_long: impl FnOnce(&Union) -> bool,
         data: &D,
@@ -108,7 +109,7 @@ impl Adapter {
         D: ToOwned<Owned: Send + 'static> + ?Sized,
     {
         self.service.opcodes.count(opcode);
-        self.listeners.answer(asked, || {
+        self.listeners.answer(request.pid(), || {
             guarded(|| {
                 if !is_long(&self.service.union) {
                     return answer(&self.service, data);
@@ -120,11 +121,6 @@ impl Adapter {
             });
         });
     }
-}
-
-/// What the scheduling of loops goes by.
-fn asked(request: &Request) -> Asked {
-    Asked { caller: request.pid(), bytes: 0 }
 }
 
 /// Of requests that wait for nobody.
@@ -156,7 +152,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let dir = node(parent);
-        self.serve_with(asked(request), Opcode::Lookup, never, name, move |service, name| {
+        self.serve_with(request, Opcode::Lookup, never, name, move |service, name| {
             reply::looked_up(reply, service.fresh(service.union.lookup(dir, name)), &service.ids);
         });
     }
@@ -169,7 +165,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let id = node(ino);
-        self.serve(asked(request), Opcode::Getattr, never, move |service| {
+        self.serve(request, Opcode::Getattr, never, move |service| {
             reply::attr(reply, service.fresh(service.union.getattr(id)), &service.ids);
         });
     }
@@ -196,14 +192,14 @@ impl Filesystem for Adapter {
         let changes = Changes { mode, uid, gid, size, atime, mtime };
         let asker = Asker::of(request);
         let is_long = move |union: &Union| union.is_long_setattr(node(ino), &changes);
-        self.serve(asked(request), Opcode::Setattr, is_long, move |service| {
+        self.serve(request, Opcode::Setattr, is_long, move |service| {
             reply::attr(reply, service.fresh(service.setattr(asker, ino, changes)), &service.ids);
         });
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let id = node(ino);
-        self.serve(asked(request), Opcode::Readlink, never, move |service| {
+        self.serve(request, Opcode::Readlink, never, move |service| {
             reply::data(
                 reply,
                 service.fresh(service.union.readlink(id)).map(std::ffi::OsString::into_encoded_bytes),
@@ -222,7 +218,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let asker = Asker::of(request);
-        self.serve_with(asked(request), Opcode::Mknod, never, name, move |service, name| {
+        self.serve_with(request, Opcode::Mknod, never, name, move |service, name| {
             let new = NewNode::Other { mode, device: device_number(rdev) };
             reply::entry(reply, service.fresh(service.make(asker, umask, parent, name, new)), &service.ids);
         });
@@ -238,7 +234,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let asker = Asker::of(request);
-        self.serve_with(asked(request), Opcode::Mkdir, never, name, move |service, name| {
+        self.serve_with(request, Opcode::Mkdir, never, name, move |service, name| {
             let made = service.fresh(service.make(asker, umask, parent, name, NewNode::Dir(mode)));
             reply::entry(reply, made, &service.ids);
         });
@@ -246,14 +242,14 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let dir = node(parent);
-        self.serve_with(asked(request), Opcode::Unlink, never, name, move |service, name| {
+        self.serve_with(request, Opcode::Unlink, never, name, move |service, name| {
             reply::empty(reply, service.fresh(service.union.unlink(dir, name)));
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let dir = node(parent);
-        self.serve_with(asked(request), Opcode::Rmdir, never, name, move |service, name| {
+        self.serve_with(request, Opcode::Rmdir, never, name, move |service, name| {
             reply::empty(reply, service.fresh(service.union.rmdir(dir, name)));
         });
     }
@@ -261,7 +257,7 @@ impl Filesystem for Adapter {
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let asker = Asker::of(request);
         let target = target.to_owned();
-        self.serve_with(asked(request), Opcode::Symlink, never, name, move |service, name| {
+        self.serve_with(request, Opcode::Symlink, never, name, move |service, name| {
             let new = NewNode::Symlink(target.as_os_str());
             reply::entry(reply, service.fresh(service.make(asker, 0, parent, name, new)), &service.ids);
         });
@@ -280,7 +276,7 @@ impl Filesystem for Adapter {
         let (dir, new_dir, new_name) = (node(parent), node(new_parent), new_name.to_owned());
         let target = new_name.clone();
         let is_long = |union: &Union| union.is_long_rename((dir, name), (new_dir, &target));
-        self.serve_with(asked(request), Opcode::Rename, is_long, name, move |service, name| {
+        self.serve_with(request, Opcode::Rename, is_long, name, move |service, name| {
             let rename = |mode| service.union.rename((dir, name), (new_dir, &new_name), mode);
             reply::empty(reply, service.fresh(rename_mode(flags).and_then(rename)));
         });
@@ -296,7 +292,7 @@ impl Filesystem for Adapter {
     ) {
         let (id, dir) = (node(ino), node(new_parent));
         self.serve_with(
-            asked(request),
+            request,
             Opcode::Link,
             |union| union.is_long_change(id),
             new_name,
@@ -307,11 +303,11 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(asked(request), Opcode::Open, never, |_| reply::never_again(reply));
+        self.serve(request, Opcode::Open, never, |_| reply::never_again(reply));
     }
 
     fn opendir(&self, request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(asked(request), Opcode::Opendir, never, |_| reply::never_again(reply));
+        self.serve(request, Opcode::Opendir, never, |_| reply::never_again(reply));
     }
 
     /// Without CREATE the kernel sends MKNOD, and then no RELEASE either.
@@ -325,7 +321,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.serve(asked(request), Opcode::Create, never, |_| reply::never_again(reply));
+        self.serve(request, Opcode::Create, never, |_| reply::never_again(reply));
     }
 
     fn flush(
@@ -336,7 +332,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.serve(asked(request), Opcode::Flush, never, |_| reply::never_again(reply));
+        self.serve(request, Opcode::Flush, never, |_| reply::never_again(reply));
     }
 
     fn read(
@@ -351,7 +347,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let id = node(ino);
-        self.serve(Asked { bytes: size, ..asked(request) }, Opcode::Read, never, move |service| {
+        self.serve(request, Opcode::Read, never, move |service| {
             READ_BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;
                 if buffer.len() < size {
@@ -377,9 +373,8 @@ impl Filesystem for Adapter {
     ) {
         let (id, asker) = (node(ino), Asker::of(request));
         let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
         self.serve_with(
-            Asked { bytes, ..asked(request) },
+            request,
             Opcode::Write,
             |union| union.is_long_change(id),
             data,
@@ -393,7 +388,7 @@ impl Filesystem for Adapter {
     fn fsync(&self, request: &Request, ino: INodeNo, _file: FileHandle, data_only: bool, reply: ReplyEmpty) {
         let id = node(ino);
         self.serve(
-            asked(request),
+            request,
             Opcode::Fsync,
             |union| union.is_long_sync(id),
             move |service| {
@@ -412,7 +407,7 @@ impl Filesystem for Adapter {
     ) {
         let id = node(ino);
         self.serve(
-            asked(request),
+            request,
             Opcode::Fsyncdir,
             |union| union.is_long_sync(id),
             move |service| {
@@ -430,7 +425,7 @@ impl Filesystem for Adapter {
         reply: ReplyDirectory,
     ) {
         let id = node(ino);
-        self.serve(asked(request), Opcode::Readdir, never, move |service| {
+        self.serve(request, Opcode::Readdir, never, move |service| {
             reply::listing(reply, |take| service.fresh(service.union.readdir(id, offset, take)));
         });
     }
@@ -444,7 +439,7 @@ impl Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         let id = node(ino);
-        self.serve(asked(request), Opcode::Readdirplus, never, move |service| {
+        self.serve(request, Opcode::Readdirplus, never, move |service| {
             reply::listing_plus(reply, &service.ids, |take| {
                 service.fresh(service.union.readdirplus(id, offset, take))
             });
@@ -452,9 +447,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.serve(asked(request), Opcode::Statfs, never, |service| {
-            reply::statfs(reply, service.union.stat_fs())
-        });
+        self.serve(request, Opcode::Statfs, never, |service| reply::statfs(reply, service.union.stat_fs()));
     }
 
     fn setxattr(
@@ -469,21 +462,21 @@ impl Filesystem for Adapter {
     ) {
         let is_long = |union: &Union| Service::is_sync(ino, name) || union.is_long_change(node(ino));
         let (asker, key) = (Asker::of(request), name.to_owned());
-        self.serve_with(asked(request), Opcode::Setxattr, is_long, value, move |service, value| {
+        self.serve_with(request, Opcode::Setxattr, is_long, value, move |service, value| {
             reply::empty(reply, service.fresh(service.setxattr(asker, ino, &key, value, flags)));
         });
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let asker = Asker::of(request);
-        self.serve_with(asked(request), Opcode::Getxattr, never, name, move |service, name| {
+        self.serve_with(request, Opcode::Getxattr, never, name, move |service, name| {
             reply::xattr(reply, size, service.fresh(service.getxattr(asker, ino, name)));
         });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let id = node(ino);
-        self.serve(asked(request), Opcode::Listxattr, never, move |service| {
+        self.serve(request, Opcode::Listxattr, never, move |service| {
             reply::xattr(
                 reply,
                 size,
@@ -495,7 +488,7 @@ impl Filesystem for Adapter {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let id = node(ino);
         self.serve_with(
-            asked(request),
+            request,
             Opcode::Removexattr,
             |union| union.is_long_change(id),
             name,
@@ -517,7 +510,7 @@ impl Filesystem for Adapter {
     ) {
         let (id, asker) = (node(ino), Asker::of(request));
         self.serve(
-            asked(request),
+            request,
             Opcode::Fallocate,
             |union| union.is_long_change(id),
             move |service| {
@@ -539,7 +532,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let id = node(ino);
-        self.serve(asked(request), Opcode::Lseek, never, move |service| {
+        self.serve(request, Opcode::Lseek, never, move |service| {
             let seek = |to| service.fresh(service.union.seek(id, to));
             reply::offset(reply, seek_to(whence, offset).and_then(seek));
         });
@@ -560,7 +553,7 @@ impl Filesystem for Adapter {
     ) {
         let (from, to, asker) = (node(ino_in), node(ino_out), Asker::of(request));
         let is_long = |union: &Union| union.is_long_change(to);
-        self.serve(asked(request), Opcode::CopyFileRange, is_long, move |service| {
+        self.serve(request, Opcode::CopyFileRange, is_long, move |service| {
             // The reply has 32 bits for the count.
             let length = usize::try_from(length.min(1 << 30)).unwrap_or(usize::MAX);
             let copy = |kill: KillPriv<'_>| {

@@ -135,7 +135,7 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
         }
     };
     // From here on every way out drops `mounted`, which detaches the mount.
-    let adapter = Adapter::new(Arc::clone(&union), ids, options.follows_callers);
+    let adapter = Adapter::new(Arc::clone(&union), ids, options.threads, options.follows_callers);
     if let Err(error) = events.start(adapter, device, options.threads) {
         close(&union);
         return Err(error);

@@ -5,18 +5,8 @@
 //! there are two context switches and nothing else. So while one caller asks and nobody else does, one loop, the
 //! *follower*, answers it from the CPU that it is on.
 //!
-//! Only decided here, from what is cheap to know: who asks, how much is carried, and whether the follower has slept
-//! for the request. If it is on its caller's CPU it never does: the caller has run on, and slept again, before
+//! Only decided here, from what is cheap to know: who asks, and whether the follower has slept for the request. If it is on its caller's CPU it never does: the caller has run on, and slept again, before
 //! the follower comes back from giving the last answer.
-
-/// What is known of a request before it is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// The thread that waits for the answer, by its number in our PID namespace; 0 if it has none there, or nobody waits.
-    pub caller: u32,
-    /// How many bytes of data the request or its answer carries.
-    pub bytes: u32,
-}
 
 /// What is to be done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +33,6 @@ const NEXT_RUN: u32 = 8;
 const CHANGE: u32 = 8;
 /// So much of it, and there are several callers at once.
 const CROWD: u32 = 4 * CHANGE;
-/// A request that carries more takes long enough for others to run meanwhile: the caller reads ahead, or copies.
-const BULK: u32 = 64 << 10;
-/// So many of those in a row are a stream.
-const STREAM: u32 = 4;
-
 /// The requests so far, as far as they say something about the next one.
 #[derive(Debug)]
 pub(super) struct Follow {
@@ -60,15 +45,13 @@ pub(super) struct Follow {
     run: u32,
     /// How much the callers change.
     changes: u32,
-    /// How many requests in a row were bulky.
-    bulky: u32,
     /// How many in a row it takes.
     needed: u32,
 }
 
 impl Default for Follow {
     fn default() -> Self {
-        Self { followed: None, since: 0, last: 0, run: 0, changes: 0, bulky: 0, needed: RUN }
+        Self { followed: None, since: 0, last: 0, run: 0, changes: 0, needed: RUN }
     }
 }
 
@@ -77,9 +60,14 @@ impl Follow {
         self.followed.is_some()
     }
 
-    /// A request, and whether the loop that has taken it has slept since the last one.
-    pub(super) fn step(&mut self, asked: Asked, slept: bool) -> Step {
-        let Asked { caller, bytes } = asked;
+    /// Who is followed.
+    pub(super) fn followed(&self) -> Option<u32> {
+        self.followed
+    }
+
+    /// A request of the thread of that number (0: nobody waits, or it has none here), and whether the loop that has
+    /// taken it has slept since the last one.
+    pub(super) fn step(&mut self, caller: u32, slept: bool) -> Step {
         if caller == 0 {
             return Step::Stay;
         }
@@ -88,12 +76,8 @@ impl Follow {
         self.run = if changed { 1 } else { self.run.saturating_add(1) };
         self.changes = if changed { self.changes + CHANGE } else { self.changes.saturating_sub(1) };
         self.changes = self.changes.min(2 * CROWD);
-        self.bulky = if bytes > BULK { self.bulky.saturating_add(1) } else { 0 };
         match self.followed {
             None => {
-                if self.bulky > 0 {
-                    self.run = 0;
-                }
                 if self.run < self.needed || self.changes >= CROWD {
                     return Step::Stay;
                 }
@@ -105,7 +89,7 @@ impl Follow {
                 if self.since == WORTH_IT {
                     self.needed = RUN;
                 }
-                if self.changes >= CROWD || self.bulky >= STREAM {
+                if self.changes >= CROWD {
                     self.give_up(2);
                     return Step::Leave;
                 }
@@ -144,19 +128,13 @@ impl Follow {
 mod tests {
     use super::*;
 
-    /// A recorded sequence: who asked, a letter each, in capitals where the loop had slept; `+` before a letter: it
-    /// carries a lot. What was decided, a character each: `.` stay, `>` enter, `?` look, `<` leave.
+    /// A recorded sequence: who asked, a letter each, in capitals where the loop had slept, `-` for nobody. What was
+    /// decided, a character each: `.` stay, `>` enter, `?` look, `<` leave.
     fn decided(follow: &mut Follow, requests: &str) -> String {
-        let mut bytes = 100;
         let mut steps = String::new();
         for letter in requests.chars() {
-            if letter == '+' {
-                bytes = BULK + 1;
-                continue;
-            }
             let caller = if letter == '-' { 0 } else { u32::from(letter.to_ascii_lowercase()) };
-            let step = follow.step(Asked { caller, bytes }, letter.is_ascii_uppercase());
-            bytes = 100;
+            let step = follow.step(caller, letter.is_ascii_uppercase());
             steps.push(match step {
                 Step::Stay => '.',
                 Step::Enter(who) => {
@@ -232,15 +210,6 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_left_to_any_loop() {
-        let mut follow = Follow::default();
-        assert!(decided(&mut follow, &"+a".repeat(100)).bytes().all(|step| step == b'.'));
-        assert!(decided(&mut follow, &"aaaaaaa+a".repeat(100)).bytes().all(|step| step == b'.'));
-        let mut follow = following("a");
-        assert_eq!(decided(&mut follow, "a+aaa+a+a+a+aa"), ".......<.");
-    }
-
-    #[test]
     fn requests_that_nobody_waits_for_change_nothing() {
         let mut follow = Follow::default();
         let steps = decided(&mut follow, &"a-".repeat(40));
@@ -268,7 +237,7 @@ mod tests {
         let mut follow = Follow::default();
         let mut tries = 0;
         for _ in 0..100_000 {
-            if let Step::Enter(_) = follow.step(Asked { caller: 7, bytes: 0 }, true) {
+            if let Step::Enter(_) = follow.step(7, true) {
                 tries += 1;
                 follow.cannot();
             }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::follow::{Asked, Follow, Step};
+use super::follow::{Follow, Step};
 use super::placement::{Placement, Whereabouts, times_slept};
 
 /// How long requests may wait for loops that are held up.
@@ -36,8 +36,6 @@ const AT_ONCE: Duration = Duration::from_micros(6);
 const CROWD: u32 = 16;
 /// So many requests a loop that was called answers before it may step back.
 const STAY: u32 = 256;
-/// The same, where it stands in for the follower.
-const STAND_IN: u32 = 16;
 /// So many ticks the follower may be held up.
 const STUCK_TICKS: u32 = 2;
 
@@ -55,6 +53,8 @@ pub struct Listeners {
     placement: Mutex<Option<Placement>>,
     /// Whether callers are followed at all.
     follows: bool,
+    /// How many loops there are.
+    loops: usize,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +65,8 @@ struct State {
     resting: usize,
     /// How many of those have been called and are not awake yet.
     calls: usize,
+    /// Loops that have had a request.
+    seated: usize,
     /// Requests so far.
     requests: u64,
     follow: Follow,
@@ -142,9 +144,9 @@ impl Drop for Seat {
 }
 
 impl Listeners {
-    /// Listeners that follow a caller who asks alone, or leave all loops to the kernel's scheduler.
+    /// So many loops, of which one may follow a caller who asks alone; else all are left to the kernel's scheduler.
     #[must_use]
-    pub fn new(follows: bool) -> Self {
+    pub fn new(loops: usize, follows: bool) -> Self {
         Self {
             state: Mutex::default(),
             called: Condvar::new(),
@@ -152,26 +154,30 @@ impl Listeners {
             active: Condvar::new(),
             placement: Mutex::default(),
             follows,
+            loops,
         }
     }
 
-    /// Answers a request on one of the loops.
-    pub fn answer(self: &Arc<Self>, asked: Asked, answer: impl FnOnce()) {
-        let step = SEAT.with_borrow_mut(|seat| self.begin(seat.as_mut(), asked));
+    /// Answers a request of the thread of that number (0: it has none here, or nobody waits) on one of the loops.
+    pub fn answer(self: &Arc<Self>, caller: u32, answer: impl FnOnce()) {
+        SEAT.with_borrow_mut(|seat| self.begin(seat.as_mut(), caller));
         answer();
         SEAT.with_borrow_mut(|seat| {
-            let seat = seat.get_or_insert_with(|| Seat {
-                listeners: Arc::clone(self),
-                answered: Instant::now(),
-                at_once: 0,
-                stays: 0,
-                is_away: false,
-                follower: None,
+            let seat = seat.get_or_insert_with(|| {
+                self.state.lock().seated += 1;
+                Seat {
+                    listeners: Arc::clone(self),
+                    answered: Instant::now(),
+                    at_once: 0,
+                    stays: 0,
+                    is_away: false,
+                    follower: None,
+                }
             });
             if seat.follower.is_some() {
                 self.end_of_follower(seat);
             } else {
-                self.end(seat, step);
+                self.end(seat);
             }
             seat.answered = Instant::now();
         });
@@ -187,9 +193,10 @@ impl Listeners {
         take();
     }
 
-    fn begin(&self, seat: Option<&mut Seat>, asked: Asked) -> Step {
+    fn begin(&self, seat: Option<&mut Seat>, caller: u32) {
         let Some(seat) = seat else {
-            return self.taken(false, false, |state| self.step(state, asked, false));
+            self.taken(false, false, |state| self.step(state, caller, false));
+            return;
         };
         let was_listening = !std::mem::take(&mut seat.is_away);
         let Some(seeker) = &mut seat.follower else {
@@ -198,14 +205,14 @@ impl Listeners {
             if is_crowded {
                 seat.at_once = 0;
             }
-            return self.taken(was_listening, is_crowded, |state| self.step(state, asked, false));
+            self.taken(was_listening, is_crowded, |state| self.step(state, caller, false));
+            return;
         };
         let slept = seeker.has_slept();
-        let step = self.taken(was_listening, false, |state| self.step(state, asked, slept));
+        let step = self.taken(was_listening, false, |state| self.step(state, caller, slept));
         if let Step::Look(caller) | Step::Enter(caller) = step {
             self.go_to(caller, &mut seeker.whereabouts);
         }
-        step
     }
 
     fn taken<T>(&self, was_listening: bool, is_crowded: bool, then: impl FnOnce(&mut State) -> T) -> T {
@@ -222,11 +229,12 @@ impl Listeners {
         then(&mut state)
     }
 
-    fn step(&self, state: &mut State, asked: Asked, slept: bool) -> Step {
-        if !self.follows {
+    fn step(&self, state: &mut State, caller: u32, slept: bool) -> Step {
+        // Whoever has had no request yet is woken before the follower is.
+        if !self.follows || state.seated < self.loops {
             return Step::Stay;
         }
-        let step = state.follow.step(asked, slept);
+        let step = state.follow.step(caller, slept);
         if matches!(step, Step::Enter(_)) && state.resting == state.calls {
             // Nobody would be there for others.
             state.follow.cannot();
@@ -236,12 +244,9 @@ impl Listeners {
     }
 
     /// Steps back if another loop listens, until called.
-    fn end(&self, seat: &mut Seat, step: Step) {
+    fn end(&self, seat: &mut Seat) {
         let mut state = self.state.lock();
-        let is_following = state.follow.is_following();
-        if let Step::Enter(caller) = step
-            && is_following
-        {
+        if let Some(caller) = state.follow.followed() {
             match state.follower {
                 Follower::Nobody => {
                     state.follower = Follower::Awake;
@@ -249,15 +254,15 @@ impl Listeners {
                     drop(state);
                     return self.become_follower(seat, caller);
                 }
-                // It has not come to rest since the last time, and finds out by itself.
+                // If it has not come to rest since the last time, it finds out by itself.
                 Follower::Awake | Follower::Summoned(_) => {}
                 Follower::Resting => {
                     state.follower = Follower::Summoned(caller);
                     state.listening += 1;
                     self.summoned.notify_one();
-                    seat.stays = 0;
                 }
             }
+            seat.stays = 0;
         }
         seat.stays = seat.stays.saturating_sub(1);
         if state.listening == 0 || seat.stays > 0 || state.over {
@@ -271,7 +276,7 @@ impl Listeners {
         // Whoever called has counted it as listening.
         state.calls = state.calls.saturating_sub(1);
         state.resting -= 1;
-        seat.stays = if state.follow.is_following() { STAND_IN } else { STAY };
+        seat.stays = STAY;
     }
 
     fn become_follower(&self, seat: &mut Seat, caller: u32) {
@@ -299,10 +304,11 @@ impl Listeners {
         }
     }
 
-    /// Goes on following, or rests until there is somebody to follow.
+    /// Goes on following, or rests until there is somebody to follow. So also if somebody stands in for it by now: of
+    /// two that listen the kernel wakes the other for each request. That one answers once more, and summons it.
     fn end_of_follower(&self, seat: &mut Seat) {
         let mut state = self.state.lock();
-        while !state.follow.is_following() && !state.over {
+        while (!state.follow.is_following() || state.listening > 0) && !state.over {
             if state.listening == 0 {
                 state.call(&self.called);
             }
@@ -361,15 +367,19 @@ impl Listeners {
         while !state.over {
             if state.requests != seen {
                 (idle, stuck) = (0, 0);
-            } else if state.listening == 0 && state.resting > state.calls {
-                state.call(&self.called);
-                stuck += 1;
             } else if is_pending(device) {
                 stuck += 1;
-                if stuck == STUCK_TICKS {
-                    if state.follow.is_following() {
-                        state.follow.starved();
-                    }
+                let is_starved = stuck == STUCK_TICKS && state.listening > 0;
+                if is_starved && state.follow.is_following() {
+                    state.follow.starved();
+                }
+                if is_starved || state.listening == 0 {
+                    state.call(&self.called);
+                }
+            } else if state.listening == 0 && state.resting > state.calls {
+                // Nobody is missing yet. The watch must not sleep as long as somebody may be.
+                (idle, stuck) = (idle + 1, stuck + 1);
+                if idle == IDLE_TICKS {
                     state.call(&self.called);
                 }
             } else {
@@ -414,13 +424,13 @@ mod tests {
 
     /// A session of `loops` threads that answer what is sent to them, one request a message.
     fn session(loops: usize) -> (Arc<Listeners>, mpsc::Sender<Request>, Vec<thread::JoinHandle<()>>) {
-        session_of(Listeners::new(false), loops, || Asked { caller: 0, bytes: 0 })
+        session_of(Listeners::new(loops, false), loops, 0)
     }
 
     fn session_of(
         listeners: Listeners,
         loops: usize,
-        asked: fn() -> Asked,
+        caller: u32,
     ) -> (Arc<Listeners>, mpsc::Sender<Request>, Vec<thread::JoinHandle<()>>) {
         let listeners = Arc::new(listeners);
         let (sender, receiver) = mpsc::channel::<Request>();
@@ -432,7 +442,7 @@ mod tests {
                     loop {
                         let next = receiver.lock().recv();
                         let Ok(request) = next else { return };
-                        listeners.answer(asked(), request);
+                        listeners.answer(caller, request);
                     }
                 })
             })
@@ -460,11 +470,6 @@ mod tests {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
-    /// A caller who is always in our PID namespace.
-    fn asked() -> Asked {
-        Asked { caller: std::process::id(), bytes: 0 }
-    }
-
     /// Requests that are sent one by one, each when the last one was answered.
     fn ask(sender: &mpsc::Sender<Request>, times: usize) {
         let (done, answered) = mpsc::channel();
@@ -477,7 +482,7 @@ mod tests {
 
     #[test]
     fn the_follower_never_rests_while_nobody_else_is_awake() {
-        let (listeners, sender, threads) = session_of(Listeners::new(true), 3, asked);
+        let (listeners, sender, threads) = session_of(Listeners::new(3, true), 3, std::process::id());
         while !matches!(listeners.state.lock().follower, Follower::Awake) {
             ask(&sender, 100);
         }
@@ -504,7 +509,7 @@ mod tests {
 
     #[test]
     fn at_leisure_is_after_many_requests_and_not_before() {
-        let listeners = Arc::new(Listeners::new(false));
+        let listeners = Arc::new(Listeners::new(1, false));
         let (done, has_been) = mpsc::channel();
         let watch = thread::spawn({
             let listeners = listeners.clone();
@@ -512,7 +517,7 @@ mod tests {
         });
         // The session's only loop: the session ends with it.
         let serve = thread::spawn(move || {
-            let answer = || listeners.answer(Asked { caller: 0, bytes: 0 }, || ());
+            let answer = || listeners.answer(0, || ());
             (2..MANY).for_each(|_| answer());
             listeners.take_one_of_many(|| ());
             while !listeners.state.lock().watch_sleeps {

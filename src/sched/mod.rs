@@ -9,7 +9,6 @@ mod listeners;
 mod placement;
 mod pool;
 
-pub use follow::Asked;
 pub use listeners::Listeners;
 pub use pool::{Job, Pool};
 
