@@ -47,11 +47,14 @@ pub(super) struct Follow {
     changes: u32,
     /// How many in a row it takes.
     needed: u32,
+    /// Whether it has been seen that others take the CPU from a follower: they share its scheduling group, or it has
+    /// none of its own.
+    starves: bool,
 }
 
 impl Default for Follow {
     fn default() -> Self {
-        Self { followed: None, since: 0, last: 0, run: 0, changes: 0, needed: RUN }
+        Self { followed: None, since: 0, last: 0, run: 0, changes: 0, needed: RUN, starves: false }
     }
 }
 
@@ -110,8 +113,19 @@ impl Follow {
         self.give_up(4);
     }
 
+    /// Whether following is to wait for others to be done.
+    pub(super) fn starves(&self) -> bool {
+        self.starves
+    }
+
+    /// More want to run than can, so whoever gives way would wait. That may be over soon.
+    pub(super) fn machine_is_busy(&mut self) {
+        (self.followed, self.run) = (None, 0);
+    }
+
     /// The follower did not come to answer, because others keep its CPU busy.
     pub(super) fn starved(&mut self) {
+        self.starves = true;
         self.give_up(4);
     }
 
@@ -224,12 +238,23 @@ mod tests {
         let mut tried = Vec::new();
         for _ in 0..7 {
             follow.starved();
+            assert!(follow.starves());
             tried.push((1..).find(|_| decided(&mut follow, "a") == ">").unwrap());
         }
         assert_eq!(tried, [128, 512, 2048, 8192, 16384, 16384, 16384]);
         decided(&mut follow, &"a".repeat(WORTH_IT as usize));
         follow.starved();
         assert_eq!(decided(&mut follow, &"a".repeat(100)).find('>'), Some(31));
+    }
+
+    #[test]
+    fn a_busy_machine_is_looked_at_again_soon() {
+        let mut follow = following("a");
+        assert!(!follow.starves());
+        for _ in 0..3 {
+            follow.machine_is_busy();
+            assert_eq!(decided(&mut follow, &"a".repeat(40)).find('>'), Some(RUN as usize - 1));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! Loops that have stepped back are called for two reasons: requests are waiting whenever one is looked for, so
 //! there are several clients; or the loops that are left have not answered for a while, since a copy-up, a
-//! branch or a lock holds them up. The second is noticed by a watch that looks every [`TICK`], while
+//! branch or a lock holds them up. The second is noticed by a watch that looks every few milliseconds, while
 //! there are requests at all.
 //!
 //! While one caller asks again and again ([`Follow`] says when), a loop that gives way to all other threads, the follower,
@@ -22,10 +22,12 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::follow::{Follow, Step};
-use super::placement::{Placement, Whereabouts, times_slept};
+use super::placement::{Placement, Whereabouts, is_machine_busy, times_slept};
 
 /// How long requests may wait for loops that are held up.
 const TICK: Duration = Duration::from_millis(2);
+/// The same while there is one caller, who waits for nobody else. Each look wakes a CPU, which draws the caller to it.
+const TICK_OF_ONE: Duration = Duration::from_millis(8);
 /// After so many ticks without a request the watch sleeps until there is one.
 const IDLE_TICKS: u32 = 50;
 /// So many requests may have left something to do at leisure.
@@ -36,6 +38,9 @@ const AT_ONCE: Duration = Duration::from_micros(6);
 const CROWD: u32 = 16;
 /// So many requests a loop that was called answers before it may step back.
 const STAY: u32 = 256;
+/// Which threads are ours when following begins: the loop that asks. And later: the watch, the caller, the follower.
+const THREADS_THAT_ENTER: usize = 1;
+const THREADS_THAT_FOLLOW: usize = 3;
 /// So many ticks the follower may be held up.
 const STUCK_TICKS: u32 = 2;
 
@@ -55,6 +60,8 @@ pub struct Listeners {
     follows: bool,
     /// How many loops there are.
     loops: usize,
+    /// Whether others than so many threads of ours want to run, and cannot.
+    is_busy: fn(usize) -> bool,
 }
 
 #[derive(Debug, Default)]
@@ -155,6 +162,7 @@ impl Listeners {
             placement: Mutex::default(),
             follows,
             loops,
+            is_busy: is_machine_busy,
         }
     }
 
@@ -235,10 +243,16 @@ impl Listeners {
             return Step::Stay;
         }
         let step = state.follow.step(caller, slept);
-        if matches!(step, Step::Enter(_)) && state.resting == state.calls {
-            // Nobody would be there for others.
-            state.follow.cannot();
-            return Step::Stay;
+        if matches!(step, Step::Enter(_)) {
+            if state.resting == state.calls {
+                // Nobody would be there for others.
+                state.follow.cannot();
+                return Step::Stay;
+            }
+            if state.follow.starves() && (self.is_busy)(THREADS_THAT_ENTER) {
+                state.follow.machine_is_busy();
+                return Step::Stay;
+            }
         }
         step
     }
@@ -362,7 +376,7 @@ impl Listeners {
     /// once there have been many requests, and none for a while.
     pub fn watch(&self, device: &impl AsFd, at_leisure: impl Fn()) {
         let (mut seen, mut seen_at_leisure) = (0, 0);
-        let (mut idle, mut stuck) = (0, 0);
+        let (mut idle, mut stuck, mut busy) = (0, 0, 0);
         let mut state = self.state.lock();
         while !state.over {
             if state.requests != seen {
@@ -385,12 +399,18 @@ impl Listeners {
             } else {
                 idle += 1;
             }
+            busy =
+                if state.follow.is_following() && (self.is_busy)(THREADS_THAT_FOLLOW) { busy + 1 } else { 0 };
+            if busy == STUCK_TICKS {
+                state.follow.machine_is_busy();
+            }
             if stuck == STUCK_TICKS {
                 self.let_go();
             }
             seen = state.requests;
             if idle < IDLE_TICKS {
-                self.active.wait_for(&mut state, TICK);
+                let tick = if state.follow.is_following() { TICK_OF_ONE } else { TICK };
+                self.active.wait_for(&mut state, tick);
             } else if seen - seen_at_leisure >= MANY {
                 seen_at_leisure = seen;
                 MutexGuard::unlocked(&mut state, &at_leisure);
@@ -482,7 +502,8 @@ mod tests {
 
     #[test]
     fn the_follower_never_rests_while_nobody_else_is_awake() {
-        let (listeners, sender, threads) = session_of(Listeners::new(3, true), 3, std::process::id());
+        let (listeners, sender, threads) =
+            session_of(Listeners { is_busy: |_| false, ..Listeners::new(3, true) }, 3, std::process::id());
         while !matches!(listeners.state.lock().follower, Follower::Awake) {
             ask(&sender, 100);
         }

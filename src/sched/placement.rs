@@ -3,7 +3,7 @@
 //! One of the five files with `unsafe` code: scheduling policies and a thread's own resource usage have no safe call.
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -91,6 +91,27 @@ pub(super) fn times_slept() -> i64 {
     usage.ru_nvcsw
 }
 
+/// Whether more threads want to run than there are CPUs, `ours` not counted: then whoever gives way would wait.
+pub(super) fn is_machine_busy(ours: usize) -> bool {
+    let running = fs::read_to_string("/proc/loadavg").ok().and_then(|line| running_threads(&line));
+    let cpus = fs::read_to_string("/sys/devices/system/cpu/online").ok().and_then(|list| cpus_listed(&list));
+    running.zip(cpus).is_some_and(|(running, cpus)| running >= cpus + ours)
+}
+
+/// Field 4 of /proc/loadavg, as proc(5) has it: `0.50 0.40 0.30 RUNNING/ALL LAST-PID`.
+fn running_threads(loadavg: &str) -> Option<usize> {
+    loadavg.split_ascii_whitespace().nth(3)?.split_once('/')?.0.parse().ok()
+}
+
+/// How many CPUs are in a list such as `0-3,8`.
+fn cpus_listed(list: &str) -> Option<usize> {
+    let length = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(last.parse::<usize>().ok()?.checked_sub(first.parse().ok()?)? + 1)
+    };
+    list.trim_end().split(',').map(length).sum()
+}
+
 /// Where another thread is: `/proc/TID/task/TID/stat`, kept open while it is the same one that is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Whereabouts {
@@ -147,6 +168,18 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_machine_is_busy_when_more_want_to_run_than_can() {
+        assert_eq!(running_threads("0.50 0.40 0.30 12/345 6789\n"), Some(12));
+        assert_eq!(running_threads(""), None);
+        for (list, cpus) in
+            [("0\n", Some(1)), ("0-1", Some(2)), ("0-3,8,10-11\n", Some(7)), ("", None), ("3-1", None)]
+        {
+            assert_eq!(cpus_listed(list), cpus, "{list}");
+        }
+        assert!(!is_machine_busy(usize::MAX / 2));
     }
 
     #[test]
