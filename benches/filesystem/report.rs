@@ -79,7 +79,8 @@ fn cells(
     let is_ahead =
         |candidate: &Candidate| row.copies && syncing == Syncing::AsIs && !candidate.syncs_copies();
     let cell = |(at, sample): (usize, &Option<&Sample>)| match sample.and_then(Sample::summary) {
-        None if row.unit == Unit::Bytes => "–".to_owned(),
+        // Who has no daemon has no such point.
+        None if row.unit == Unit::Bytes || row.point.is_some() => "–".to_owned(),
         None => "fails".to_owned(),
         Some(summary) => {
             let star = if is_ahead(&candidates[at]) { "*" } else { "" };

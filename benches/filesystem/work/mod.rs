@@ -11,6 +11,7 @@ mod data;
 mod look;
 mod memory;
 mod projects;
+mod round_trip;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -156,6 +157,7 @@ pub(crate) fn all(scale: &Scale) -> Vec<Workload> {
         change::workloads(scale),
         copy_up::workloads(scale),
         clients::workloads(scale),
+        round_trip::workloads(),
         curves::workloads(scale),
     ];
     let all = parts.into_iter().flatten();
