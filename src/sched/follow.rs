@@ -81,7 +81,7 @@ impl Follow {
         self.changes = self.changes.min(2 * CROWD);
         match self.followed {
             None => {
-                if self.run < self.needed || self.changes >= CROWD {
+                if self.run < self.needed || self.needed == u32::MAX || self.changes >= CROWD {
                     return Step::Stay;
                 }
                 (self.followed, self.since) = (Some(caller), 0);
@@ -106,6 +106,11 @@ impl Follow {
                 Step::Stay
             }
         }
+    }
+
+    /// No loop can become a follower here.
+    pub(super) fn never(&mut self) {
+        *self = Self { needed: u32::MAX, ..Self::default() };
     }
 
     /// The follower cannot follow: there is no telling where the caller is, or we may not go there.
@@ -255,6 +260,13 @@ mod tests {
             follow.machine_is_busy();
             assert_eq!(decided(&mut follow, &"a".repeat(40)).find('>'), Some(RUN as usize - 1));
         }
+    }
+
+    #[test]
+    fn where_nobody_can_follow_nobody_tries() {
+        let mut follow = following("a");
+        follow.never();
+        assert!((0..100_000).all(|_| follow.step(7, true) == Step::Stay));
     }
 
     #[test]

@@ -294,18 +294,20 @@ impl Listeners {
     }
 
     fn become_follower(&self, seat: &mut Seat, caller: u32) {
-        let mut seeker = Seeker::new();
         match Placement::of_follower() {
             Ok(placement) => {
                 *self.placement.lock() = Some(placement);
+                let mut seeker = Seeker::new();
                 self.go_to(caller, &mut seeker.whereabouts);
+                seat.follower = Some(seeker);
             }
             Err(e) => {
-                log::info!("no event loop follows its caller: sched_setattr: {e}");
-                self.state.lock().follow.cannot();
+                log::info!("no event loop follows its caller: {e}");
+                let mut state = self.state.lock();
+                state.follow.never();
+                state.follower = Follower::Nobody;
             }
         }
-        seat.follower = Some(seeker);
     }
 
     /// Moves the follower, which calls this itself, to where its caller is.

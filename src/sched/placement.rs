@@ -14,6 +14,11 @@ use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 /// it has its next turn if others keep its CPU busy.
 const SLICE: u64 = 100_000;
 
+/// What a thread of the ordinary policy has, as ioprio_set(2) takes it: class 2, priority 4.
+const BEST_EFFORT: libc::c_int = 2 << 13 | 4;
+/// `IOPRIO_WHO_PROCESS`, which means a thread.
+const OF_THREAD: libc::c_int = 1;
+
 /// A thread that is moved between CPUs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placement {
@@ -32,6 +37,8 @@ impl Placement {
         let allowed = sched_getaffinity(None)?;
         // Kernels before 6.12 know no slice, and ignore it.
         set_scheduler(libc::SCHED_OTHER, SLICE)?;
+        // Its reads and writes are the caller's. By itself the kernel would let them wait for everybody else's.
+        set_io_priority(BEST_EFFORT)?;
         set_scheduler(libc::SCHED_IDLE, 0)?;
         Ok(Self { thread: gettid(), allowed, cpu: None })
     }
@@ -75,6 +82,12 @@ fn set_scheduler(policy: i32, slice: u64) -> Result<(), Errno> {
     };
     // SAFETY: the kernel reads `size` bytes of a struct that lives until the call returns.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if result == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+fn set_io_priority(priority: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: three integers, and nothing that is pointed to.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, OF_THREAD, 0, priority) };
     if result == 0 { Ok(()) } else { Err(last_error()) }
 }
 
@@ -165,6 +178,10 @@ mod tests {
             placement.let_go();
             assert_eq!(sched_getaffinity(None).unwrap(), allowed);
             assert_eq!(placement.keep_to(CpuSet::MAX_CPU), Err(Errno::INVAL));
+            // SAFETY: two integers each.
+            let (policy, priority) =
+                unsafe { (libc::sched_getscheduler(0), libc::syscall(libc::SYS_ioprio_get, OF_THREAD, 0)) };
+            assert_eq!((policy, priority), (libc::SCHED_IDLE, BEST_EFFORT.into()));
         })
         .join()
         .unwrap();
