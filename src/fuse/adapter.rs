@@ -115,7 +115,12 @@ impl Adapter {
                     return answer(&self.service, data);
                 }
                 let (service, data) = (Arc::clone(&self.service), data.to_owned());
-                if let Some(job) = self.workers.take(Box::new(move || answer(&service, data.borrow()))) {
+                let work = self.listeners.long_work();
+                let job = move || {
+                    answer(&service, data.borrow());
+                    drop(work);
+                };
+                if let Some(job) = self.workers.take(Box::new(job)) {
                     job();
                 }
             });

@@ -33,6 +33,11 @@ const NEXT_RUN: u32 = 8;
 const CHANGE: u32 = 8;
 /// So much of it, and there are several callers at once.
 const CROWD: u32 = 4 * CHANGE;
+/// What an answer counts that the follower has slept in, against each other one, which counts one.
+const BLOCKED: u32 = 8;
+/// So much of it, and it is the disk that the caller waits for.
+const DISK: u32 = 8 * BLOCKED;
+
 /// The requests so far, as far as they say something about the next one.
 #[derive(Debug)]
 pub(super) struct Follow {
@@ -45,6 +50,8 @@ pub(super) struct Follow {
     run: u32,
     /// How much the callers change.
     changes: u32,
+    /// How much of the answers is waiting.
+    blocked: u32,
     /// How many in a row it takes.
     needed: u32,
     /// Whether it has been seen that others take the CPU from a follower: they share its scheduling group, or it has
@@ -54,7 +61,16 @@ pub(super) struct Follow {
 
 impl Default for Follow {
     fn default() -> Self {
-        Self { followed: None, since: 0, last: 0, run: 0, changes: 0, needed: RUN, starves: false }
+        Self {
+            followed: None,
+            since: 0,
+            last: 0,
+            run: 0,
+            changes: 0,
+            blocked: 0,
+            needed: RUN,
+            starves: false,
+        }
     }
 }
 
@@ -105,6 +121,16 @@ impl Follow {
                 }
                 Step::Stay
             }
+        }
+    }
+
+    /// The follower has answered, and says whether it has slept meanwhile. Whoever waits for the disk is woken by others, and
+    /// has no use for a CPU of its own to be quick on, nor for a thread that gives way to those others.
+    pub(super) fn answered(&mut self, slept: bool) {
+        self.blocked = if slept { self.blocked + BLOCKED } else { self.blocked.saturating_sub(1) };
+        if self.is_following() && self.blocked >= DISK {
+            self.blocked = 0;
+            self.give_up(2);
         }
     }
 
@@ -260,6 +286,20 @@ mod tests {
             follow.machine_is_busy();
             assert_eq!(decided(&mut follow, &"a".repeat(40)).find('>'), Some(RUN as usize - 1));
         }
+    }
+
+    #[test]
+    fn a_caller_who_waits_for_the_disk_is_not_followed() {
+        let mut follow = following("a");
+        let answers = |follow: &mut Follow, pattern: &str| {
+            pattern.chars().position(|slept| {
+                follow.answered(slept == 'S');
+                !follow.is_following()
+            })
+        };
+        assert_eq!(answers(&mut follow, &"........S".repeat(100)), None, "now and then");
+        assert_eq!(answers(&mut follow, &"...S".repeat(100)), Some(47));
+        assert_eq!(decided(&mut follow, &"a".repeat(100)).find('>'), Some(63));
     }
 
     #[test]

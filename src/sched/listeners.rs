@@ -27,7 +27,7 @@ use super::placement::{Placement, Whereabouts, is_machine_busy, times_slept};
 /// How long requests may wait for loops that are held up.
 const TICK: Duration = Duration::from_millis(2);
 /// The same while there is one caller, who waits for nobody else. Each look wakes a CPU, which draws the caller to it.
-const TICK_OF_ONE: Duration = Duration::from_millis(8);
+const TICK_OF_ONE: Duration = Duration::from_millis(4);
 /// After so many ticks without a request the watch sleeps until there is one.
 const IDLE_TICKS: u32 = 50;
 /// So many requests may have left something to do at leisure.
@@ -74,6 +74,8 @@ struct State {
     calls: usize,
     /// Loops that have had a request.
     seated: usize,
+    /// How much long work is under way.
+    long: usize,
     /// Requests so far.
     requests: u64,
     follow: Follow,
@@ -129,7 +131,7 @@ struct Seat {
 #[derive(Debug)]
 struct Seeker {
     whereabouts: Whereabouts,
-    /// How often it had slept when it took the last request.
+    /// How often it had slept when it was last asked.
     slept: i64,
 }
 
@@ -138,9 +140,20 @@ impl Seeker {
         Self { whereabouts: Whereabouts::default(), slept: times_slept() }
     }
 
+    /// Whether it has since this was last asked.
     fn has_slept(&mut self) -> bool {
         let now = times_slept();
         now != std::mem::replace(&mut self.slept, now)
+    }
+}
+
+/// See [`Listeners::long_work`].
+#[derive(Debug)]
+pub struct LongWork(Arc<Listeners>);
+
+impl Drop for LongWork {
+    fn drop(&mut self) {
+        self.0.state.lock().long -= 1;
     }
 }
 
@@ -191,6 +204,15 @@ impl Listeners {
         });
     }
 
+    /// While that is kept, workers are busy, to which a follower would have to give way: nobody is followed.
+    #[must_use]
+    pub fn long_work(self: &Arc<Self>) -> LongWork {
+        let mut state = self.state.lock();
+        state.long += 1;
+        state.follow.machine_is_busy();
+        LongWork(Arc::clone(self))
+    }
+
     /// Takes one of the many that come as one request, after which the loop does not come back here. So long as
     /// it is not known to listen again, others stand in for it.
     pub fn take_one_of_many(&self, take: impl FnOnce()) {
@@ -239,7 +261,7 @@ impl Listeners {
 
     fn step(&self, state: &mut State, caller: u32, slept: bool) -> Step {
         // Whoever has had no request yet is woken before the follower is.
-        if !self.follows || state.seated < self.loops {
+        if !self.follows || state.seated < self.loops || state.long > 0 {
             return Step::Stay;
         }
         let step = state.follow.step(caller, slept);
@@ -323,7 +345,9 @@ impl Listeners {
     /// Goes on following, or rests until there is somebody to follow. So also if somebody stands in for it by now: of
     /// two that listen the kernel wakes the other for each request. That one answers once more, and summons it.
     fn end_of_follower(&self, seat: &mut Seat) {
+        let slept = seat.follower.as_mut().is_some_and(Seeker::has_slept);
         let mut state = self.state.lock();
+        state.follow.answered(slept);
         while (!state.follow.is_following() || state.listening > 0) && !state.over {
             if state.listening == 0 {
                 state.call(&self.called);
@@ -526,6 +550,24 @@ mod tests {
         locks.pop_front();
         ask(&sender, 3);
         drop(locks);
+        drop(sender);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn nobody_is_followed_while_there_is_long_work() {
+        let listeners = Listeners { is_busy: |_| false, ..Listeners::new(3, true) };
+        let (listeners, sender, threads) = session_of(listeners, 3, std::process::id());
+        while !listeners.state.lock().follow.is_following() {
+            ask(&sender, 100);
+        }
+        let work = listeners.long_work();
+        ask(&sender, 1000);
+        assert!(!listeners.state.lock().follow.is_following());
+        drop(work);
+        while !listeners.state.lock().follow.is_following() {
+            ask(&sender, 100);
+        }
         drop(sender);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }

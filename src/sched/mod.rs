@@ -9,7 +9,7 @@ mod listeners;
 mod placement;
 mod pool;
 
-pub use listeners::Listeners;
+pub use listeners::{Listeners, LongWork};
 pub use pool::{Job, Pool};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
