@@ -14,8 +14,8 @@ use crate::ground::Ground;
 
 /// What the caller does between two requests, in microseconds: it computes.
 const PAUSES: [u64; 5] = [1, 10, 100, 1_000, 10_000];
-/// How long each point is measured, pauses included.
-const ENOUGH: Duration = Duration::from_millis(400);
+/// For what share of what a run is to take each point is measured, pauses included.
+const SHARE: f64 = 0.2;
 const FEWEST: u32 = 30;
 
 /// Who sits where.
@@ -66,7 +66,8 @@ fn round_trips(ground: &Ground, candidate: &Candidate) -> Result<Vec<f64>> {
             // Nobody to be kept anywhere.
             _ => return Ok(all),
         }
-        let measured: Result<Vec<f64>> = PAUSES.iter().map(|&pause| round_trip(&file, pause)).collect();
+        let measured: Result<Vec<f64>> =
+            PAUSES.iter().map(|&pause| round_trip(ground, &file, pause)).collect();
         sched_setaffinity(None, &allowed)?;
         all.extend(measured?);
     }
@@ -74,9 +75,10 @@ fn round_trips(ground: &Ground, candidate: &Candidate) -> Result<Vec<f64>> {
 }
 
 /// Seconds for an answer.
-fn round_trip(file: &Path, pause: u64) -> Result<f64> {
-    let all = ENOUGH.as_micros() / u128::from(pause + 20);
-    let times = u32::try_from(all)?.max(FEWEST);
+fn round_trip(ground: &Ground, file: &Path, pause: u64) -> Result<f64> {
+    let seconds = ground.scale.seconds * SHARE;
+    let times = ((seconds * 1e6) as u64 / (pause + 20)).max(FEWEST.into());
+    let times = u32::try_from(times)?;
     ask(file, times / 4, pause)?;
     Ok(ask(file, times, pause)?.as_secs_f64() / f64::from(times))
 }
