@@ -89,6 +89,8 @@ fn switches() {
     assert_eq!(with("-o ro,rw").access, Access::ReadWrite);
     assert_eq!(with("--read-only -o rw").access, Access::ReadOnly);
     assert_eq!(with("-o allow_other").sharing, Sharing::Everybody);
+    assert!(plain.follows_callers && with("-o affinity=caller").follows_callers);
+    assert!(!with("-o affinity=none").follows_callers);
     assert_eq!(with("-s").threads, 1);
     assert_eq!(with("-s -o threads=64").threads, 64);
     assert_eq!(
@@ -178,6 +180,8 @@ fn errors_name_the_option() {
         ("lowerdir=a,remount,ro", "remount is not possible: a live mount"),
         ("lowerdir=a,umask=077", "umask=077 is not possible"),
         ("lowerdir=a,ro=1", "ro takes no value"),
+        ("lowerdir=a,affinity=cpu", "unknown affinity=cpu: it is affinity=caller or affinity=none"),
+        ("lowerdir=a,affinity", "affinity needs a value: affinity=caller|none"),
         ("lowerdir=a,threads=0", "threads=0 is not a number from 1 to 64"),
         ("lowerdir=a,threads=65", "threads=65 is not a number from 1 to 64"),
         ("lowerdir=a,squash_to_uid=x", "squash_to_uid=x is not a number"),

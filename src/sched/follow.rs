@@ -5,8 +5,9 @@
 //! there are two context switches and nothing else. So while one caller asks and nobody else does, one loop, the
 //! *follower*, answers it from the CPU that it is on.
 //!
-//! Only decided here, from what is cheap to know: who asks, and whether the follower has slept for the request. If it is on its caller's CPU it never does: the caller has run on, and slept again, before
-//! the follower comes back from giving the last answer.
+//! Only decided here, from what is cheap to know: who asks, and whether the follower has slept for the request or in
+//! the answer. On its caller's CPU it never sleeps for a request: the caller has run on, and slept again, before the
+//! follower comes back from giving the last answer.
 
 /// What is to be done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

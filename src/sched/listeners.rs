@@ -358,8 +358,10 @@ impl Listeners {
             }
             state.follower = Follower::Resting;
             drop(state);
-            if let Some(placement) = &mut *self.placement.lock() {
-                placement.let_go();
+            self.let_go();
+            if let Some(seeker) = &mut seat.follower {
+                // Whoever was followed is no business of ours any more, nor is the /proc that he was found in.
+                seeker.whereabouts = Whereabouts::default();
             }
             state = self.state.lock();
             while matches!(state.follower, Follower::Resting) && !state.over {

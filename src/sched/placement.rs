@@ -137,6 +137,7 @@ impl Whereabouts {
     pub(super) fn cpu_of(&mut self, thread: u32) -> Option<usize> {
         if self.thread != thread || self.stat.is_none() {
             self.thread = thread;
+            // Where it has ended or /proc hides it, it is nowhere.
             self.stat = File::open(format!("/proc/{thread}/task/{thread}/stat")).ok();
         }
         let mut line = [0; 1024];
