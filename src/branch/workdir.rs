@@ -65,6 +65,15 @@ const PRIVATE: Mode = Mode::RWXU;
 const OTHERS: u32 = 0o077;
 
 impl WorkDir {
+    /// What the workdir of an upper is called if the user names none: it is beside the upper.
+    #[must_use]
+    pub fn default_name(upper: &OsStr) -> OsString {
+        let mut name = OsString::from(".");
+        name.push(upper);
+        name.push(".plyfs-work");
+        name
+    }
+
     /// Prepares the workdir; removes what a crash left of staged and of unlinked files.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 //!
 //! In `.NAME.plyfs-work` beside the upper NAME. It stays there between mounts.
 
-use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use rustix::io::Errno;
 
 use super::error::MountError;
 use super::place::{self, Place};
+use crate::branch::WorkDir;
 use crate::shown::shown;
 
 /// Why there is no default workdir.
@@ -36,7 +36,7 @@ pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, Own
         return Err(needed("it is the root of a mounted filesystem".to_owned()));
     }
 
-    let name = default_name(upper_name);
+    let name = WorkDir::default_name(upper_name);
     match rustix::fs::mkdirat(&parent, name.as_os_str(), Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => return Err(Unmade::Full(errno)),
@@ -60,16 +60,9 @@ pub(super) fn make_beside(upper: impl AsFd, path: &Path) -> Result<(PathBuf, Own
 
 /// The default workdir of `upper`, if an earlier mount has made one.
 pub(super) fn find_beside(upper: impl AsFd, path: &Path) -> Option<(PathBuf, OwnedFd)> {
-    let name = default_name(path.file_name()?);
+    let name = WorkDir::default_name(path.file_name()?);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let parent = place::open_parent(upper).ok()?;
     let work = rustix::fs::openat(&parent, name.as_os_str(), flags, Mode::empty()).ok()?;
     Some((path.with_file_name(name), work))
-}
-
-fn default_name(upper: &OsStr) -> OsString {
-    let mut name = OsString::from(".");
-    name.push(upper);
-    name.push(".plyfs-work");
-    name
 }

@@ -46,6 +46,7 @@ mod xino;
 
 pub use attr::{Attr, Changes, SetTime};
 pub use create::NewNode;
+pub use index::NotedCopy;
 pub use io::Written;
 pub use lookup::Looked;
 pub use node::NodeId;
@@ -90,6 +91,14 @@ pub struct UnionOptions {
     pub noatime: bool,
     /// FUSE filesystems and their like keep the numbers of their inodes.
     pub stable_inodes: bool,
+}
+
+/// The copies of lower files with several names that a workdir notes for an upper. Nothing is written.
+///
+/// # Errors
+/// Those of the calls that it takes; an error if the workdir is not fit to be read, as for a mount.
+pub fn hard_link_copies(work: &Dir, upper: &Dir) -> Result<Vec<NotedCopy>> {
+    Index::read_only(Some(work), upper)?.copies()
 }
 
 /// A union of branches. All operations may be called from any thread.

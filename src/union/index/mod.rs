@@ -53,6 +53,17 @@ pub struct LinkNote {
     pub copied_up: bool,
 }
 
+/// A copy in the upper of a lower file with several names.
+#[derive(Clone, Debug)]
+pub struct NotedCopy {
+    /// By which name the lower file is known.
+    pub original: LastingId,
+    /// The copy.
+    pub copy: Inode,
+    /// Whether names in the lowers lead to it that have no entry in the upper.
+    pub has_other_names: bool,
+}
+
 impl LinkNote {
     fn remaining(&self) -> u32 {
         self.lower_links.map_or(1, |links| links.saturating_sub(self.covered))
@@ -173,6 +184,22 @@ impl Index {
         }
         let store = Store::Read(links);
         Ok(Self { store, remembers: false, missed: AtomicBool::new(false), inner: Mutex::new(inner) })
+    }
+
+    /// The copies of lower files with several names that the workdir notes.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub fn copies(&self) -> Result<Vec<NotedCopy>> {
+        let notes: Vec<(LinkId, LinkNote)> =
+            self.inner.lock().notes.iter().map(|(id, note)| (*id, note.clone())).collect();
+        let mut copies = Vec::new();
+        for (id, note) in notes.into_iter().filter(|(_, note)| note.copied_up) {
+            let has_other_names = note.lost || note.remaining() > 0;
+            copies.push(NotedCopy { copy: self.copy(id)?, original: note.key, has_other_names });
+        }
+        copies.sort_by(|one, other| one.original.cmp(&other.original));
+        Ok(copies)
     }
 
     /// Whether names of lower files can be told to follow a copy: they must be in the next mount, too.
