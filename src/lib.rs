@@ -12,8 +12,11 @@
 //! `bench` stands beside them: it measures mounts from the outside, as a user would. It and the
 //! libraries that only it needs are in the feature `bench`, on by default.
 //!
-//! Dependencies run one way: `main → {cli, options, mount, bench}`, `mount → fuse → {sched, union}`,
-//! `union → layer → branch`; `rules` below all.
+//! `oci` makes archives and images of layers, and directories of those, without a mount. It is in the feature `oci`,
+//! with its libraries, on by default.
+//!
+//! Dependencies run one way: `main → {cli, options, mount, bench, oci}`, `mount → fuse → {sched, union}`,
+//! `oci → union → layer → branch`; `rules` below all.
 //! Small rooms that many may enter: [`exit`] (exit codes), [`units`] (sizes), [`control`] (how tools talk to a
 //! live mount), [`shown`] (how a name is shown to people).
 
@@ -27,6 +30,8 @@ pub mod exit;
 pub mod fuse;
 pub mod layer;
 pub mod mount;
+#[cfg(feature = "oci")]
+pub mod oci;
 pub mod options;
 pub mod rules;
 pub mod sched;

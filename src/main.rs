@@ -11,6 +11,8 @@ use plyfs::bench::{self, BenchError};
 use plyfs::cli::{Cli, Command, MountArgs};
 use plyfs::exit::Exit;
 use plyfs::mount::{self, MountError};
+#[cfg(feature = "oci")]
+use plyfs::oci;
 use plyfs::options;
 use plyfs::shown::shown_lines;
 
@@ -22,6 +24,9 @@ enum Failure {
     #[cfg(feature = "bench")]
     #[error(transparent)]
     Bench(#[from] BenchError),
+    #[cfg(feature = "oci")]
+    #[error(transparent)]
+    Oci(#[from] oci::Error),
 }
 
 impl Failure {
@@ -30,6 +35,8 @@ impl Failure {
             Self::Mount(error) => error.exit().into(),
             #[cfg(feature = "bench")]
             Self::Bench(error) => error.exit(),
+            #[cfg(feature = "oci")]
+            Self::Oci(error) => error.exit().into(),
         }
     }
 }
@@ -55,7 +62,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Mount(args) => {
-            log_to_stderr(args);
+            log_to_stderr(level(args));
             let (options, warnings) = options::parse(args).map_err(MountError::from)?;
             return Ok(mount::mount(&options, &warnings)?);
         }
@@ -65,6 +72,11 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Sync(args) => mount::sync(&args.mountpoint)?,
         #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(args)?,
+        #[cfg(feature = "oci")]
+        Command::Layer(command) => {
+            log_to_stderr("warn");
+            return Ok(oci::layer(command)?);
+        }
     }
     Ok(Exit::Success.into())
 }
@@ -80,15 +92,19 @@ fn print(text: &[u8]) -> Result<(), MountError> {
     printed.map_err(|error| MountError::Process { what: "stdout", error })
 }
 
-/// Warnings by default; RUST_LOG says it more finely than the options.
-fn log_to_stderr(args: &MountArgs) {
-    let level = if args.line.debug {
+/// Warnings by default.
+fn level(args: &MountArgs) -> &'static str {
+    if args.line.debug {
         "debug"
     } else if args.line.verbose {
         "info"
     } else {
         "warn"
-    };
+    }
+}
+
+/// RUST_LOG says it more finely than the options.
+fn log_to_stderr(level: &str) {
     // A name in a message must not speak to the terminal.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
         .format(|out, record| {

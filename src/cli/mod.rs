@@ -2,6 +2,9 @@
 //!
 //! Only definitions: what the `-o` options mean is [`options`](crate::options)' business.
 
+#[cfg(feature = "oci")]
+mod layer;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -10,6 +13,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::EXIT_CODES;
 #[cfg(feature = "bench")]
 use crate::units::parse_size;
+#[cfg(feature = "oci")]
+pub use layer::*;
 
 const ABOUT: &str = "\
 A union filesystem in userspace: several directories (branches) shown as one.
@@ -32,7 +37,8 @@ Examples:
   plyfs stats merged
   plyfs sync merged
   plyfs umount merged
-  plyfs bench --max-size 64MiB --svg copy-up.svg";
+  plyfs bench --max-size 64MiB --svg copy-up.svg
+  plyfs layer pack changes -o layer.tar.gz";
 
 const OPTIONS: &str = "\
 Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character itself:
@@ -142,6 +148,11 @@ pub enum Command {
     #[cfg(feature = "bench")]
     #[command(after_long_help = EXIT_CODES)]
     Bench(BenchArgs),
+
+    /// Pack, unpack, compare, squash and check layers: directories as they lie on the disk
+    #[cfg(feature = "oci")]
+    #[command(subcommand)]
+    Layer(LayerCommand),
 }
 
 /// What every command line that mounts can have.
@@ -290,6 +301,8 @@ mod tests {
                 Command::Sync(_) => vec!["(sync)".into()],
                 #[cfg(feature = "bench")]
                 Command::Bench(_) => vec!["(bench)".into()],
+                #[cfg(feature = "oci")]
+                Command::Layer(_) => vec!["(layer)".into()],
             }
         };
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
@@ -298,6 +311,8 @@ mod tests {
         assert_eq!(command("plyfs sync m"), ["(sync)"]);
         #[cfg(feature = "bench")]
         assert_eq!(command("plyfs bench"), ["(bench)"]);
+        #[cfg(feature = "oci")]
+        assert_eq!(command("plyfs layer diff a b"), ["(layer)"]);
         assert_eq!(command("plyfs mount m"), ["m"]);
         assert_eq!(command("plyfs -o lowerdir=a umount"), ["umount"]);
         assert_eq!(command("plyfs none mount -olowerdir=a"), ["none", "mount"]);

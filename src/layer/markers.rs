@@ -7,7 +7,7 @@
 //! never shown as if it were there. Only directories that overlayfs calls impure can hold such entries, so the
 //! others cost nothing.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -86,6 +86,21 @@ impl DirMarkers {
     pub fn formats(&self, devices: bool) -> Formats {
         Formats { devices, xattr_whiteouts: self.xattr_whiteouts, impure: self.impure }
     }
+}
+
+/// The attributes by which union filesystems have made a directory opaque.
+///
+/// # Errors
+/// Those of listxattr(2) and getxattr(2).
+pub fn opaque_xattrs(dir: &Inode) -> Result<Vec<OsString>> {
+    let mut found = Vec::new();
+    for key in dir.list_xattrs()? {
+        let is_opaque = OPAQUE_XATTRS.iter().any(|name| key == *name);
+        if is_opaque && dir.get_xattr(&key)?.as_deref() == Some(b"y") {
+            found.push(key);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a branch holds `.wh.NAME`.

@@ -5,9 +5,10 @@
 mod entry;
 mod list;
 mod markers;
+pub mod override_stat;
 mod walk;
 
 pub use entry::{Ask, Word, ask};
 pub use list::{Known, list};
-pub use markers::{DirMarkers, Formats, is_private_xattr};
+pub use markers::{DirMarkers, Formats, is_private_xattr, opaque_xattrs};
 pub use walk::walk;
