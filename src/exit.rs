@@ -4,10 +4,10 @@
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for a mount in the foreground, it ended cleanly
-  1  something failed while mounting, serving or unmounting
+  1  something failed; of `layer diff`, there are differences; of `layer check`, something is left to be said
   2  the command line is wrong
-  3  a branch, the workdir or the mountpoint is not as it must be
-  4  in use: the upper or workdir by another mount, or the mount by its users
+  3  a branch, the workdir, the mountpoint or another directory is not as it must be
+  4  in use: the upper or workdir by another mount, the mount by its users, a layer by who changes it
   5  FUSE is not available: no /dev/fuse, no fusermount3, or it refuses";
 
 /// What the process tells its caller. Described in [`EXIT_CODES`].
@@ -16,7 +16,7 @@ Exit codes:
 pub enum Exit {
     /// Done.
     Success = 0,
-    /// Something failed while mounting, serving or unmounting.
+    /// Something failed, or differs.
     Failure = 1,
     /// The command line is wrong.
     CommandLine = 2,

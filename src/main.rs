@@ -3,12 +3,16 @@
 use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
+#[cfg(feature = "oci")]
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 #[cfg(feature = "bench")]
 use plyfs::bench::{self, BenchError};
 use plyfs::cli::{Cli, Command, MountArgs};
+#[cfg(feature = "oci")]
+use plyfs::control;
 use plyfs::exit::Exit;
 use plyfs::mount::{self, MountError};
 #[cfg(feature = "oci")]
@@ -77,8 +81,27 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             log_to_stderr("warn");
             return Ok(oci::layer(command)?);
         }
+        #[cfg(feature = "oci")]
+        Command::Image(args) => {
+            log_to_stderr("warn");
+            return Ok(oci::image(args, &live_branches)?);
+        }
     }
     Ok(Exit::Success.into())
+}
+
+/// What is mounted on a directory; None if that is no plyfs, or does not answer.
+#[cfg(feature = "oci")]
+fn live_branches(mountpoint: &Path) -> Option<oci::Branches> {
+    let list = mount::branches(mountpoint).inspect_err(|error| log::debug!("{error}")).ok()?;
+    let mut branches = oci::Branches::default();
+    for (path, access) in control::parse_branches(&list) {
+        match access {
+            control::Access::Writable => branches.upper = Some(path),
+            control::Access::ReadOnly => branches.lowers.push(path),
+        }
+    }
+    Some(branches)
 }
 
 /// To a terminal without what would speak to it; into a pipe or a file as it is.
@@ -105,8 +128,10 @@ fn level(args: &MountArgs) -> &'static str {
 
 /// RUST_LOG says it more finely than the options.
 fn log_to_stderr(level: &str) {
+    // It says what its caller says better.
+    let filter = format!("{level},rustls_platform_verifier=off");
     // A name in a message must not speak to the terminal.
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
         .format(|out, record| {
             let (time, level, target) = (out.timestamp(), record.level(), record.target());
             writeln!(out, "[{time} {level:<5} {target}] {}", shown_lines(&record.args().to_string()))

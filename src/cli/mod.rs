@@ -3,6 +3,8 @@
 //! Only definitions: what the `-o` options mean is [`options`](crate::options)' business.
 
 #[cfg(feature = "oci")]
+mod image;
+#[cfg(feature = "oci")]
 mod layer;
 
 use std::ffi::OsString;
@@ -13,6 +15,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::EXIT_CODES;
 #[cfg(feature = "bench")]
 use crate::units::parse_size;
+#[cfg(feature = "oci")]
+pub use image::*;
 #[cfg(feature = "oci")]
 pub use layer::*;
 
@@ -38,7 +42,8 @@ Examples:
   plyfs sync merged
   plyfs umount merged
   plyfs bench --max-size 64MiB --svg copy-up.svg
-  plyfs layer pack changes -o layer.tar.gz";
+  plyfs layer pack changes -o layer.tar.gz
+  plyfs image import nginx.tar && plyfs image mount --rw nginx merged";
 
 const OPTIONS: &str = "\
 Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character itself:
@@ -153,6 +158,13 @@ pub enum Command {
     #[cfg(feature = "oci")]
     #[command(subcommand)]
     Layer(LayerCommand),
+
+    /// Import, mount, commit, push and pull container images, without an engine and without root
+    ///
+    /// They are kept in a directory that is an OCI image layout, and beside that holds every layer unpacked, in
+    /// folders that read like those of docker's overlay2.
+    #[cfg(feature = "oci")]
+    Image(ImageArgs),
 }
 
 /// What every command line that mounts can have.
@@ -208,6 +220,10 @@ pub struct MountArgs {
     /// Skip every sync: faster, but a crash of the machine may lose copied files
     #[arg(long)]
     pub volatile: bool,
+
+    /// Hold a shared lock on this file for as long as the mount lives: for `plyfs image mount`
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub hold: Option<PathBuf>,
 
     /// What it shares with everybody else's line.
     #[command(flatten)]
@@ -303,6 +319,8 @@ mod tests {
                 Command::Bench(_) => vec!["(bench)".into()],
                 #[cfg(feature = "oci")]
                 Command::Layer(_) => vec!["(layer)".into()],
+                #[cfg(feature = "oci")]
+                Command::Image(_) => vec!["(image)".into()],
             }
         };
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
@@ -313,6 +331,8 @@ mod tests {
         assert_eq!(command("plyfs bench"), ["(bench)"]);
         #[cfg(feature = "oci")]
         assert_eq!(command("plyfs layer diff a b"), ["(layer)"]);
+        #[cfg(feature = "oci")]
+        assert_eq!(command("plyfs image ls"), ["(image)"]);
         assert_eq!(command("plyfs mount m"), ["m"]);
         assert_eq!(command("plyfs -o lowerdir=a umount"), ["umount"]);
         assert_eq!(command("plyfs none mount -olowerdir=a"), ["none", "mount"]);

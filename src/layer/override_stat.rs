@@ -22,6 +22,10 @@ const KEPT: &[u8] = b"user.plyfs.xattr.";
 /// The owners of a directory's symbolic links, which can have no such attribute: `UID:GID:NAME`, a NUL after each.
 pub const SYMLINK_OWNERS: &str = "user.plyfs.symlinks";
 
+/// The permission bits that the file itself was made with, in octal. With others it was changed since, through a
+/// mount: then they count, and not those of the attribute.
+pub const MADE_WITH_MODE: &str = "user.plyfs.mode";
+
 /// What the attribute says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverrideStat {

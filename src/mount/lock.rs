@@ -6,7 +6,9 @@
 //!
 //! A lock belongs to a descriptor that lives as long as the daemon: no crash leaves it behind.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
@@ -130,6 +132,14 @@ pub(super) fn take_upper(upper: impl AsFd, hold: Hold, dir: &Dir) -> Result<(), 
         Outcome::Unsupported(errno) => warn_unguarded(dir, errno),
     }
     Ok(())
+}
+
+/// Locks a file that somebody wants to know by whether the mount lives.
+pub(super) fn hold(path: &Path) -> Result<File, MountError> {
+    let failed = |error| MountError::Process { what: "--hold", error };
+    let file = File::open(path).map_err(failed)?;
+    rustix::fs::flock(&file, FlockOperation::LockShared).map_err(|errno| failed(errno.into()))?;
+    Ok(file)
 }
 
 /// Waits until no daemon uses the upper any more.

@@ -99,6 +99,7 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
     let mountpoint = Mountpoint::open(&options.mountpoint)?;
     let stack = branches::open(options, &mountpoint)?;
     inherited.close();
+    let _held = options.hold.as_deref().map(lock::hold).transpose()?;
     let ids = options.ids.of_daemon(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let mut forbidden = stack.forbidden;
     if exposure::matters() && !ids.is_identity() {

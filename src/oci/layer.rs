@@ -12,9 +12,8 @@ use super::check;
 use super::diff;
 use super::digest::{Digest, Hashing};
 use super::error::{Error, Result};
-use super::item::{Content, Item, Sink};
 use super::owners::Owners;
-use super::place::{NewDir, NewFile, open_layers, open_workdir};
+use super::place::{NewDir, NewFile, Output, open_layers, open_workdir};
 use super::progress::Progress;
 use super::tree::{Root, Seen, Ties, Tree, find_workdir};
 use super::unpack::{Denied, Unpacker};
@@ -75,7 +74,7 @@ fn pack(args: &PackArgs) -> Result<()> {
     let progress = Progress::begin("packing")?;
     let (written, seen) = pack_unchanged(&tree, compression, &mut out, &progress)?;
     drop(progress);
-    let to_stdout = !out.can_begin_anew();
+    let to_stdout = matches!(out, NewFile::Stdout(_));
     out.keep()?;
     let report = Report {
         digest: written.digest.as_str(),
@@ -115,13 +114,13 @@ impl Report<'_> {
 pub(super) fn pack_unchanged(
     tree: &Tree<'_>,
     compression: Compression,
-    out: &mut NewFile,
+    out: &mut impl Output,
     progress: &Progress,
 ) -> Result<(Written, Seen)> {
     for _ in 0..ATTEMPTS {
         match pack_once(tree, compression, &mut *out, progress) {
             Ok((written, seen)) => {
-                if tree.read(&mut Nobody, progress)?.is_same(&seen) {
+                if tree.look(progress)?.is_same(&seen) {
                     return Ok((written, seen));
                 }
             }
@@ -129,7 +128,7 @@ pub(super) fn pack_unchanged(
             Err(Error::Entry { error, entry }) if !matches!(*error, Error::Io { .. }) => {
                 log::debug!("`{}`: {error}", crate::shown::shown(&entry));
                 // If it is there still, and is as it was, it is an error of its own.
-                let (first, second) = (tree.read(&mut Nobody, progress), tree.read(&mut Nobody, progress));
+                let (first, second) = (tree.look(progress), tree.look(progress));
                 if let (Ok(first), Ok(second)) = (first, second)
                     && first.is_same(&second)
                 {
@@ -138,10 +137,9 @@ pub(super) fn pack_unchanged(
             }
             Err(error) => return Err(error),
         }
-        if !out.can_begin_anew() {
+        if !out.begin_anew()? {
             break;
         }
-        out.begin_anew()?;
     }
     Err(Error::InUse(
         "the directory changes while it is packed: stop who writes to it, or unmount, and try again"
@@ -167,7 +165,7 @@ fn pack_once(
 /// The latest time that a reproducible archive may have.
 ///
 /// Source: <https://reproducible-builds.org/specs/source-date-epoch/>.
-fn source_date_epoch() -> Result<Option<i64>> {
+pub(super) fn source_date_epoch() -> Result<Option<i64>> {
     match std::env::var("SOURCE_DATE_EPOCH") {
         Err(_) => Ok(None),
         Ok(text) => text.parse().map(Some).map_err(|_| {
@@ -189,15 +187,6 @@ fn compression_of(path: &Path) -> Compression {
         Compression::Zstd
     } else {
         Compression::None
-    }
-}
-
-/// Reads items to know whether they are as they were.
-struct Nobody;
-
-impl Sink for Nobody {
-    fn put(&mut self, _: &Item, _: &mut dyn Content) -> Result<()> {
-        Ok(())
     }
 }
 
@@ -285,7 +274,7 @@ fn squash(args: &SquashArgs) -> Result<()> {
     let seen = tree.read(&mut unpacker, &progress)?;
     let size = unpacker.finish()?;
     let entries = seen.entries;
-    if !tree.read(&mut Nobody, &progress)?.is_same(&seen) {
+    if !tree.look(&progress)?.is_same(&seen) {
         return Err(Error::InUse(
             "a layer changes while it is read: stop who writes to it, or unmount, and try again".to_owned(),
         ));

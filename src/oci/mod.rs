@@ -11,13 +11,17 @@ mod check;
 mod diff;
 pub mod digest;
 mod error;
+mod image;
 pub mod item;
 mod layer;
 pub mod owners;
 mod place;
 pub mod progress;
+mod registry;
+mod store;
 pub mod tree;
 pub mod unpack;
 
 pub use error::Error;
+pub use image::{Branches, run as image};
 pub use layer::run as layer;

@@ -1,7 +1,7 @@
 //! Where is a layer read from, and where does a new one go, whole or not at all?
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +112,11 @@ impl NewDir {
         Ok(self.parent.open_upper_dir(&self.staged)?)
     }
 
+    /// Where it is for now.
+    pub(super) fn path(&self) -> PathBuf {
+        parent_of(&self.target).join(&self.staged)
+    }
+
     /// Gives it its name. With `sync`, all of it is on disk before.
     ///
     /// # Errors
@@ -137,6 +142,24 @@ impl Drop for NewDir {
         {
             log::warn!("{} is left behind: {error}", shown(&self.staged));
         }
+    }
+}
+
+/// What is written, and perhaps once more from the beginning.
+pub(super) trait Output: Write {
+    /// Drops what was written so far; false if that cannot be.
+    ///
+    /// # Errors
+    /// Those of ftruncate(2) and lseek(2).
+    fn begin_anew(&mut self) -> Result<bool>;
+}
+
+impl Output for NewFile {
+    fn begin_anew(&mut self) -> Result<bool> {
+        let Self::Named(file, path) = self else { return Ok(false) };
+        let file = file.as_file_mut();
+        file.set_len(0).and_then(|()| file.rewind()).map_err(Error::io("truncate", path))?;
+        Ok(true)
     }
 }
 
@@ -173,24 +196,6 @@ impl NewFile {
             .tempfile_in(parent_of(target))
             .map_err(failed)?;
         Ok(Self::Named(file, target.to_owned()))
-    }
-
-    /// Whether what was written can be taken back.
-    pub(super) fn can_begin_anew(&self) -> bool {
-        matches!(self, Self::Named(..))
-    }
-
-    /// Drops what was written so far.
-    ///
-    /// # Errors
-    /// Those of ftruncate(2) and lseek(2).
-    pub(super) fn begin_anew(&mut self) -> Result<()> {
-        use std::io::Seek;
-        if let Self::Named(file, path) = self {
-            let file = file.as_file_mut();
-            file.set_len(0).and_then(|()| file.rewind()).map_err(Error::io("truncate", path))?;
-        }
-        Ok(())
     }
 
     /// Puts the file in its place.

@@ -16,7 +16,9 @@ use super::owners::Owners;
 use super::progress::Progress;
 use crate::branch::{UpperDir, UpperInode, WriteFile};
 use crate::cli::OwnersIn;
-use crate::layer::override_stat::{Kind, OVERRIDE_STAT, OverrideStat, SYMLINK_OWNERS, kept_under};
+use crate::layer::override_stat::{
+    Kind, MADE_WITH_MODE, OVERRIDE_STAT, OverrideStat, SYMLINK_OWNERS, kept_under,
+};
 use crate::rules::name::{MarkerName, Name, Spelling};
 use crate::shown::shown;
 
@@ -355,7 +357,9 @@ impl<'a> Unpacker<'a> {
                     let kept = kept_under(key);
                     set_xattr(inode, kept.as_deref().unwrap_or(key), value)?;
                 }
-                inode.chmod(accessible(meta.mode, kind))?;
+                let mode = accessible(meta.mode, kind);
+                set_xattr(inode, OsStr::new(MADE_WITH_MODE), format!("{:04o}", mode.bits()).as_bytes())?;
+                inode.chmod(mode)?;
             }
             OwnersIn::Ours if kind == Kind::Symlink => {}
             OwnersIn::Ours => {

@@ -62,6 +62,8 @@ pub struct MountOptions {
     pub threads: usize,
     /// Whether an event loop goes to the CPU of a caller who asks alone.
     pub follows_callers: bool,
+    /// A file to hold a shared lock on for as long as the mount lives.
+    pub hold: Option<PathBuf>,
     /// Stay in the foreground.
     pub foreground: bool,
 }
@@ -400,6 +402,7 @@ impl Reader {
             ids: self.ids,
             threads: self.threads.unwrap_or(threads),
             follows_callers: self.follows_callers,
+            hold: args.hold.clone(),
             foreground: args.line.foreground || args.line.debug,
         };
         Ok((options, self.warnings))

@@ -81,6 +81,7 @@ type Block = Arc<Vec<u8>>;
 /// Takes an archive's bytes, and writes them compressed.
 pub struct Encoder<W: Write> {
     block: Vec<u8>,
+    /// None where the archive is written as it is: then it has one name.
     hash: Option<(SyncSender<Block>, JoinHandle<Hasher>)>,
     out: Output<W>,
 }
@@ -97,12 +98,10 @@ impl<W: Write> Encoder<W> {
     /// # Errors
     /// Those of starting threads, and of the library.
     pub fn new(compression: Compression, out: W) -> io::Result<Self> {
-        let (sender, blocks) = sync_channel::<Block>(4);
-        let hash = thread::Builder::new().name("diffid".to_owned()).spawn(move || {
-            let mut hasher = Hasher::default();
-            blocks.iter().for_each(|block| hasher.update(&block));
-            hasher
-        })?;
+        let hash = match compression {
+            Compression::None => None,
+            Compression::Gzip | Compression::Zstd => Some(hash_beside()?),
+        };
         let out = Hashing::new(out);
         let out = match compression {
             Compression::None => Output::Plain(out),
@@ -114,7 +113,7 @@ impl<W: Write> Encoder<W> {
                 Output::Zstd(encoder)
             }
         };
-        Ok(Self { block: Vec::with_capacity(BLOCK), hash: Some((sender, hash)), out })
+        Ok(Self { block: Vec::with_capacity(BLOCK), hash, out })
     }
 
     fn end_block(&mut self) -> io::Result<()> {
@@ -145,13 +144,29 @@ impl<W: Write> Encoder<W> {
                 out
             }
         };
-        let Some((sender, hash)) = self.hash.take() else { return Err(io::Error::other("ended twice")) };
-        drop(sender);
-        let archive = hash.join().map_err(|_| io::Error::other("a thread has panicked"))?;
-        let (diff_size, size) = (archive.size(), out.hasher.size());
-        let written = Written { diff_id: archive.digest(), diff_size, digest: out.hasher.digest(), size };
+        let (digest, size) = (out.hasher.clone().digest(), out.hasher.size());
+        let (diff_id, diff_size) = match self.hash.take() {
+            None => (digest.clone(), size),
+            Some((sender, hash)) => {
+                drop(sender);
+                let archive = hash.join().map_err(|_| io::Error::other("a thread has panicked"))?;
+                (archive.clone().digest(), archive.size())
+            }
+        };
+        let written = Written { diff_id, diff_size, digest, size };
         Ok((written, out.inner))
     }
+}
+
+/// A thread that names what it is sent.
+fn hash_beside() -> io::Result<(SyncSender<Block>, JoinHandle<Hasher>)> {
+    let (sender, blocks) = sync_channel::<Block>(4);
+    let hash = thread::Builder::new().name("diffid".to_owned()).spawn(move || {
+        let mut hasher = Hasher::default();
+        blocks.iter().for_each(|block| hasher.update(&block));
+        hasher
+    })?;
+    Ok((sender, hash))
 }
 
 impl<W: Write> Write for Encoder<W> {

@@ -14,7 +14,7 @@ use tar_core::{EntryType, HEADER_SIZE, PaxExtensions, SparseEntry};
 use super::super::error::{Error, Result};
 use super::super::item::{Content, Item, Meta, Node, Piece, Sink, Time, TreePath, os_string};
 use crate::layer::is_private_xattr;
-use crate::layer::override_stat::{OVERRIDE_STATS, SYMLINK_OWNERS, kept_name};
+use crate::layer::override_stat::{MADE_WITH_MODE, OVERRIDE_STATS, SYMLINK_OWNERS, kept_name};
 use crate::rules::name::{MarkerName, Spelling};
 use crate::shown::shown;
 
@@ -398,6 +398,7 @@ fn xattrs(entry: &ParsedEntry<'_>) -> Result<Vec<(OsString, Vec<u8>)>, String> {
         // What union filesystems, and plyfs on an ordinary user's disk, would take for their own.
         let is_ours = OVERRIDE_STATS.iter().any(|name| key == *name)
             || key == SYMLINK_OWNERS
+            || key == MADE_WITH_MODE
             || kept_name(&key).is_some();
         if is_ours || is_private_xattr(&key) {
             log::warn!(

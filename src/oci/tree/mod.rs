@@ -22,7 +22,9 @@ use super::owners::Owners;
 use super::progress::Progress;
 use crate::branch::{Dir, Inode, ReadFile, Stat};
 use crate::cli::OwnersIn;
-use crate::layer::override_stat::{Kind, OVERRIDE_STATS, OverrideStat, SYMLINK_OWNERS, kept_name};
+use crate::layer::override_stat::{
+    Kind, MADE_WITH_MODE, OVERRIDE_STATS, OverrideStat, SYMLINK_OWNERS, kept_name,
+};
 use crate::layer::{DirMarkers, Formats, is_private_xattr};
 use crate::rules::name::Name;
 pub(super) use names::{Part, Shows, roots, shows};
@@ -71,6 +73,18 @@ impl Tree<'_> {
     /// # Errors
     /// Those of reading, with the entry that they are about; those of `sink`.
     pub fn read(&self, sink: &mut dyn Sink, progress: &Progress) -> Result<Seen> {
+        self.walk(Some(sink), progress)
+    }
+
+    /// Looks at everything without reading it: whether it is as it was when it was read.
+    ///
+    /// # Errors
+    /// Those of reading directories and of statx(2).
+    pub fn look(&self, progress: &Progress) -> Result<Seen> {
+        self.walk(None, progress)
+    }
+
+    fn walk(&self, sink: Option<&mut dyn Sink>, progress: &Progress) -> Result<Seen> {
         let mut reading = Reading {
             tree: self,
             sink,
@@ -114,10 +128,11 @@ impl Seen {
     }
 }
 
-struct Reading<'t, 's> {
+struct Reading<'t, 's, 'p> {
     tree: &'t Tree<'t>,
-    sink: &'s mut dyn Sink,
-    progress: &'s Progress,
+    /// None if all that matters is whether something has changed.
+    sink: Option<&'s mut dyn Sink>,
+    progress: &'p Progress,
     ways: Vec<Way>,
     /// Of files with several, by device and inode number.
     first_names: HashMap<(u64, u64), TreePath>,
@@ -148,7 +163,7 @@ impl Way {
     }
 }
 
-impl Reading<'_, '_> {
+impl Reading<'_, '_, '_> {
     /// Shows a directory and what is in it; answers the directories in it.
     fn visit(&mut self, dir: Pending) -> Result<Vec<Pending>> {
         let Pending { path, parts, is_opaque } = dir;
@@ -168,7 +183,7 @@ impl Reading<'_, '_> {
         let inode = own.inode();
         let stat = inode.stat()?;
         if !path.is_root() || self.tree.root == Root::Shown {
-            let meta = self.meta(&inode, &stat)?.0;
+            let meta = if self.sink.is_some() { self.meta(&inode, &stat)?.0 } else { Meta::default() };
             self.show(&path, Node::Dir, meta, &stat, &mut Nothing)?;
         }
         let marker_meta = |stat: &Stat| Meta { mtime: mtime(stat), ..Meta::default() };
@@ -225,6 +240,13 @@ impl Reading<'_, '_> {
         leaf: Leaf<'_>,
         symlink_owner: Option<(u32, u32)>,
     ) -> Result<()> {
+        if self.sink.is_none() {
+            let stat = match leaf {
+                Leaf::Here(_, stat) => *stat,
+                Leaf::Tied(copy) => copy.stat()?,
+            };
+            return self.show(path, Node::Fifo, Meta::default(), &stat, &mut Nothing);
+        }
         let (inode, stat, is_tied) = match leaf {
             Leaf::Here(dir, stat) if stat.kind() == FileType::RegularFile => {
                 let file = dir.open_file(name)?;
@@ -309,13 +331,17 @@ impl Reading<'_, '_> {
         self.seen.update(path.as_bytes());
         self.seen.update(&[0]);
         numbers.iter().for_each(|number| self.seen.update(&number.to_le_bytes()));
-        self.sink.put(&Item { path: path.clone(), node, meta }, content)
+        match &mut self.sink {
+            Some(sink) => sink.put(&Item { path: path.clone(), node, meta }, content),
+            None => Ok(()),
+        }
     }
 
     /// What an inode has besides its content, and the type that its attribute says.
     fn meta(&self, inode: &Inode, stat: &Stat) -> Result<(Meta, Option<Kind>)> {
         let owners = self.tree.owners;
         let mut said = None;
+        let mut made_with = None;
         let mut xattrs = Vec::new();
         for key in inode.list_xattrs()? {
             let is_said = OVERRIDE_STATS.iter().any(|name| key == *name);
@@ -325,6 +351,11 @@ impl Reading<'_, '_> {
                 continue;
             }
             let Some(value) = inode.get_xattr(&key)? else { continue };
+            if key == MADE_WITH_MODE {
+                made_with =
+                    std::str::from_utf8(&value).ok().and_then(|mode| u32::from_str_radix(mode, 8).ok());
+                continue;
+            }
             if is_said {
                 if believed {
                     said = said.or(OverrideStat::parse(&value));
@@ -338,7 +369,11 @@ impl Reading<'_, '_> {
         let (uid, gid) = owners.in_image(stat.st_uid, stat.st_gid);
         let mode = stat.st_mode & 0o7777;
         let meta = match said {
-            Some(said) => Meta { mode: said.mode, uid: said.uid, gid: said.gid, mtime: mtime(stat), xattrs },
+            Some(said) => {
+                let was_changed = made_with.is_some_and(|made_with| made_with != mode);
+                let mode = if was_changed { mode } else { said.mode };
+                Meta { mode, uid: said.uid, gid: said.gid, mtime: mtime(stat), xattrs }
+            }
             None => Meta { mode, uid, gid, mtime: mtime(stat), xattrs },
         };
         Ok((meta, said.and_then(|said| said.kind)))
