@@ -69,7 +69,8 @@ impl FromStr for Name {
             return Err(wrong("it has other characters than lower-case letters, digits and `_.-`"));
         }
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-        if !host.unwrap_or_default().bytes().all(is_host) {
+        let host = host.unwrap_or("x");
+        if !host.bytes().all(is_host) || host.starts_with(['.', '-', ':']) {
             return Err(wrong("its host has characters that none has"));
         }
         Ok(Self { repository: repository.to_owned(), tag: tag.to_owned() })
