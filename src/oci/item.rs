@@ -61,6 +61,12 @@ impl TreePath {
         Ok(Self(path))
     }
 
+    /// Whether it would be no path if it were read: what is packed is to be unpacked again.
+    #[must_use]
+    pub fn is_too_far(&self) -> bool {
+        self.0.len() > LONGEST_PATH || self.names().count() > DEEPEST
+    }
+
     /// One name further. The name is a directory entry's.
     #[must_use]
     pub fn join(&self, name: &OsStr) -> Self {

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::archive::{ArchiveWriter, Encoder, Ending, Written, decoder, read};
@@ -13,7 +16,7 @@ use super::diff;
 use super::digest::{Digest, Hashing};
 use super::error::{Error, Result};
 use super::owners::Owners;
-use super::place::{NewDir, NewFile, Output, open_layers, open_workdir};
+use super::place::{NewDir, NewFile, Output, open_layers, open_layers_below, open_workdir};
 use super::progress::Progress;
 use super::tree::{Root, Seen, Ties, Tree, find_workdir};
 use super::unpack::{Denied, Unpacker};
@@ -58,7 +61,7 @@ fn pack(args: &PackArgs) -> Result<()> {
     let compression = args.compression.unwrap_or_else(|| compression_of(&args.output));
     let mut out = NewFile::at(&args.output)?;
     let layers = open_layers(&args.dirs)?;
-    let below = open_layers(&args.lowers)?;
+    let below = open_layers_below(&args.lowers, layers.len())?;
     let work = match &args.work {
         Some(work) => Some(work.clone()),
         None => args.dirs.first().and_then(|upper| find_workdir(upper)),
@@ -129,9 +132,12 @@ pub(super) fn pack_unchanged(
                 log::debug!("`{}`: {error}", crate::shown::shown(&entry));
                 // If it is there still, and is as it was, it is an error of its own.
                 let (first, second) = (tree.look(progress), tree.look(progress));
-                if let (Ok(first), Ok(second)) = (first, second)
-                    && first.is_same(&second)
-                {
+                let is_lasting = match (first, second) {
+                    (Ok(first), Ok(second)) => first.is_same(&second),
+                    (Err(first), Err(second)) => first.to_string() == second.to_string(),
+                    _ => false,
+                };
+                if is_lasting {
                     return Err(Error::Entry { error, entry });
                 }
             }
@@ -198,17 +204,18 @@ fn unpack(args: &UnpackArgs) -> Result<()> {
         .map(Digest::parse)
         .transpose()
         .map_err(|error| Error::Usage(format!("--digest: {error}")))?;
-    let source: Box<dyn Read> = if args.archive == Path::new("-") {
-        Box::new(io::stdin().lock())
+    let source = if args.archive == Path::new("-") {
+        let failed = Error::io("read", Path::new("stdin"));
+        File::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?)
     } else {
         let failed = |error| Error::Setup(format!("{}: {error}", crate::shown::shown(&args.archive)));
-        Box::new(File::open(&args.archive).map_err(failed)?)
+        File::open(&args.archive).map_err(failed)?
     };
     let dir = NewDir::at(&args.dir)?;
     let progress = Progress::begin("unpacking")?;
     let unpacker = Unpacker::new(dir.open()?, &owners, Denied::Fails, &progress);
     let ending = if expected.is_some() { Ending::Verified } else { Ending::Required };
-    let (written, _) = unpack_archive(source, ending, unpacker)?;
+    let (written, _) = unpack_archive(Watched { file: source, progress: &progress }, ending, unpacker)?;
     if let Some(expected) = expected
         && expected != written.digest
         && expected != written.diff_id
@@ -229,6 +236,27 @@ fn unpack(args: &UnpackArgs) -> Result<()> {
         entries: None,
     };
     say(args.json, &report, || report.text())
+}
+
+/// A file or a pipe; reading it, and waiting for who writes to it, ends when a signal has come.
+struct Watched<'a> {
+    file: File,
+    progress: &'a Progress,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // The signal may come just before the wait.
+        let a_moment = Timespec { tv_sec: 1, tv_nsec: 0 };
+        loop {
+            self.progress.check().map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&a_moment)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                // Whatever is wrong with it, reading says it better.
+                Ok(_) | Err(_) => return self.file.read(buffer),
+            }
+        }
+    }
 }
 
 /// Unpacks an archive, and names it; also how much is in its files, in bytes.

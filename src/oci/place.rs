@@ -1,8 +1,9 @@
 //! Where is a layer read from, and where does a new one go, whole or not at all?
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -12,6 +13,9 @@ use super::error::{Error, Result};
 use crate::branch::{Atime, Dir, Inodes, UpperDir};
 use crate::rules::BranchId;
 use crate::shown::shown;
+
+/// Of a target's name so much is in the name of what is to become it.
+const LONGEST_PREFIX: usize = 200;
 
 fn open_dir(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -25,9 +29,18 @@ fn open_dir(path: &Path) -> Result<OwnedFd> {
 /// # Errors
 /// [`Error::Setup`] for what is no directory.
 pub(super) fn open_layers<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Dir>> {
+    open_layers_below(paths, 0)
+}
+
+/// The same beneath so many others. By its number a branch knows whether it is the upper, whose inodes are called
+/// otherwise than those of lowers.
+///
+/// # Errors
+/// [`Error::Setup`] for what is no directory.
+pub(super) fn open_layers_below<P: AsRef<Path>>(paths: &[P], above: usize) -> Result<Vec<Dir>> {
     let mut layers = Vec::with_capacity(paths.len());
     for (at, path) in paths.iter().enumerate() {
-        let branch = BranchId(u16::try_from(at).unwrap_or(u16::MAX - 1));
+        let branch = BranchId(u16::try_from(above + at).unwrap_or(u16::MAX - 1));
         layers.push(Dir::root(open_dir(path.as_ref())?, branch, Atime::Kept, Inodes::MayChange));
     }
     Ok(layers)
@@ -83,7 +96,9 @@ impl NewDir {
             return Err(unfit("has no name: name a directory to make"));
         };
         let mut prefix = OsString::from(".");
-        prefix.push(name);
+        // With what makes it nobody else's it must not be longer than a name can be.
+        let name = name.as_encoded_bytes();
+        prefix.push(OsStr::from_bytes(&name[..name.len().min(LONGEST_PREFIX)]));
         prefix.push(".plyfs-unpack.");
         // Its name is nobody else's; nobody else may look in.
         let made = tempfile::Builder::new()
@@ -188,6 +203,13 @@ impl NewFile {
         };
         if target.is_dir() {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        if target.metadata().is_ok_and(|there| !there.is_file()) {
+            // A device or a pipe would be replaced by a file.
+            return Err(Error::Setup(format!(
+                "{} is there, and is no file: name a file, or write to stdout with `-o -`",
+                shown(target)
+            )));
         }
         let file = tempfile::Builder::new()
             .prefix(".plyfs-layer-")

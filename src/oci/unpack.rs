@@ -26,6 +26,8 @@ use crate::shown::shown;
 const KEPT_OPEN: usize = 32;
 /// Zeros of this length, where a file begins or where a hole ended, are left out of the file.
 const HOLE: usize = 4096;
+/// More than any attribute holds: what is beyond is not even kept in memory.
+const LONGEST_SYMLINKS: usize = 128 * 1024;
 const NEW_DIR: Mode = Mode::RWXU;
 const NEW_FILE: Mode = Mode::from_raw_mode(0o600);
 const MARKER_MODE: u32 = 0o644;
@@ -47,6 +49,8 @@ pub struct Unpacker<'a> {
     owners: &'a Owners,
     denied: Denied,
     progress: &'a Progress,
+    /// Whether something else had the last name.
+    replaced: bool,
     /// How much is in the files, in bytes.
     pub size: u64,
 }
@@ -77,7 +81,7 @@ impl<'a> Unpacker<'a> {
         let meta = Meta { mode: 0o755, ..Meta::default() };
         let left_with = LeftWith::Entry(Box::new(meta));
         let root = Level { name: OsString::new(), dir: Some(root), left_with, symlinks: Vec::new() };
-        Self { way: vec![root], owners, denied, progress, size: 0 }
+        Self { way: vec![root], owners, denied, progress, replaced: false, size: 0 }
     }
 
     /// Gives the directories on the way what they are to have: the layer is whole.
@@ -95,18 +99,23 @@ impl<'a> Unpacker<'a> {
         self.way[1..depth].iter().fold(TreePath::default(), |path, level| path.join(&level.name))
     }
 
-    /// The directory at a depth; its descriptor may have been given up.
-    fn open(&self, depth: usize) -> Result<UpperDir> {
-        let known = (0..depth).rev().find_map(|at| Some((at, self.way[at].dir.clone()?)));
-        let Some((known, dir)) = known else {
-            return Err(crate::error::Error::Bug("a way without a root").into());
-        };
-        let names = self.way[known + 1..depth].iter().map(|level| &level.name);
-        Ok(names.into_iter().try_fold(dir, |dir, name| dir.open_upper_dir(name))?)
+    fn root(&self) -> Result<UpperDir> {
+        let root = self.way.first().and_then(|root| root.dir.clone());
+        Ok(root.ok_or(crate::error::Error::Bug("a way without a root"))?)
     }
 
-    fn here(&self) -> Result<UpperDir> {
-        self.open(self.way.len())
+    /// The last directory on the way; its descriptor may have been given up. Then those before it are soon wanted, too.
+    fn here(&mut self) -> Result<UpperDir> {
+        let depth = self.way.len();
+        let known = (0..depth).rev().find_map(|at| Some((at, self.way[at].dir.clone()?)));
+        let Some((known, mut dir)) = known else { return self.root() };
+        for at in known + 1..depth {
+            dir = dir.open_upper_dir(&self.way[at].name)?;
+            if at + KEPT_OPEN >= depth {
+                self.way[at].dir = Some(dir.clone());
+            }
+        }
+        Ok(dir)
     }
 
     fn push(&mut self, name: &OsStr, dir: UpperDir, left_with: LeftWith) {
@@ -120,27 +129,38 @@ impl<'a> Unpacker<'a> {
 
     fn leave(&mut self) -> Result<()> {
         let dir = self.here()?;
-        let path = self.path(self.way.len());
         let Some(level) = self.way.pop() else { return Ok(()) };
+        let depth = self.way.len();
         let inode = dir.upper_inode();
         let set = || -> Result<()> {
             if !level.symlinks.is_empty() {
                 let mut owners = inode.get_xattr(OsStr::new(SYMLINK_OWNERS))?.unwrap_or_default();
                 owners.extend_from_slice(&level.symlinks);
-                set_xattr(&inode, OsStr::new(SYMLINK_OWNERS), &owners)?;
+                match inode.set_xattr(OsStr::new(SYMLINK_OWNERS), &owners, XattrFlags::empty()) {
+                    // ext4 has 4 KiB for all attributes of a file. The links are worth more than their owners.
+                    Err(e) if [Errno::NOSPC, Errno::TOOBIG, Errno::RANGE].iter().any(|n| e.is(*n)) => {
+                        log::warn!(
+                            "`{}`: the owners of the symbolic links in it are left out: there are too many for an \
+                             attribute",
+                            shown(&self.path(depth).join(&level.name))
+                        );
+                    }
+                    set => set?,
+                }
             }
-            match level.left_with {
-                LeftWith::Entry(meta) => self.set_meta(&inode, &meta, Kind::Dir),
+            match &level.left_with {
+                LeftWith::Entry(meta) => self.set_meta(&inode, meta, Kind::Dir),
                 LeftWith::Before { mode, times, default_acl } => {
                     if let Some(acl) = default_acl {
-                        set_xattr(&inode, OsStr::new(DEFAULT_ACL), &acl)?;
+                        set_xattr(&inode, OsStr::new(DEFAULT_ACL), acl)?;
                     }
-                    inode.chmod(Mode::from_raw_mode(mode))?;
-                    Ok(inode.set_times(&times)?)
+                    inode.chmod(Mode::from_raw_mode(*mode))?;
+                    Ok(inode.set_times(times)?)
                 }
             }
         };
-        set().map_err(|error| error.of_entry(path.as_ref()))
+        // The path is long to make, and this is done for every directory.
+        set().map_err(|error| error.of_entry(self.path(depth).join(&level.name).as_ref()))
     }
 
     /// Goes to a directory; what is missing of the way is made, as old as the entry that it is for.
@@ -196,6 +216,10 @@ impl<'a> Unpacker<'a> {
             let (dir, _) = enter_again(&here, name)?;
             // What the earlier entry said counts no more.
             for key in dir.inode().list_xattrs()? {
+                // It speaks of what is in the directory.
+                if key == SYMLINK_OWNERS {
+                    continue;
+                }
                 dir.upper_inode().remove_xattr(&key)?;
             }
             dir
@@ -213,7 +237,8 @@ impl<'a> Unpacker<'a> {
             return Err(Error::Invalid("stands for the layer itself, and is no directory".to_owned()));
         };
         let here = self.enter(&parent, mtime)?;
-        if here.stat(name)?.is_some() {
+        self.replaced = here.stat(name)?.is_some();
+        if self.replaced {
             here.remove_tree(name)?;
         }
         Ok((here, name.to_owned()))
@@ -240,7 +265,7 @@ impl<'a> Unpacker<'a> {
         }
         // Zeros at the end were left out.
         file.truncate(size)?;
-        self.size += size;
+        self.size = self.size.saturating_add(size);
         self.set_meta(&file.upper_inode(), &item.meta, Kind::File)
     }
 
@@ -282,8 +307,9 @@ impl<'a> Unpacker<'a> {
         let (here, name) = self.make_room(&item.path, item.meta.mtime)?;
         here.make_symlink(&name, target)?;
         if self.owners.place == OwnersIn::Override
-            && (item.meta.uid, item.meta.gid) != (0, 0)
+            && (self.replaced || (item.meta.uid, item.meta.gid) != (0, 0))
             && let Some(level) = self.way.last_mut()
+            && level.symlinks.len() < LONGEST_SYMLINKS
         {
             level.symlinks.extend_from_slice(format!("{}:{}:", item.meta.uid, item.meta.gid).as_bytes());
             level.symlinks.extend_from_slice(name.as_encoded_bytes());
@@ -300,7 +326,7 @@ impl<'a> Unpacker<'a> {
         if !matches!(Spelling::of(name), Spelling::Entry(_)) {
             return Err(missing());
         }
-        let root = self.open(1)?;
+        let root = self.root()?;
         let opened = dir.names().try_fold(root, |dir, name| dir.open_upper_dir(name));
         let found = opened.and_then(|dir| dir.open_upper_inode(name));
         let target = match found {

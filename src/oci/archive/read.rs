@@ -24,6 +24,11 @@ const LONGEST_HEADERS: usize = 2 * 1024 * 1024;
 /// No value of an extended attribute is longer on Linux, and no name.
 const LONGEST_XATTR: usize = 64 * 1024;
 const LONGEST_XATTR_NAME: usize = 255;
+/// No file is longer.
+const LONGEST_FILE: u64 = i64::MAX as u64;
+/// No device of Linux has larger numbers: of others mknod(2) drops the upper bits.
+const LARGEST_MAJOR: u32 = (1 << 12) - 1;
+const LARGEST_MINOR: u32 = (1 << 20) - 1;
 /// What chown(2) takes for "leave it".
 const NO_ID: u64 = u32::MAX as u64;
 
@@ -53,10 +58,12 @@ pub fn read(source: impl Read, ending: Ending, sink: &mut dyn Sink) -> Result<()
         let position = stream.position;
         let (consumed, event) = match parser.parse(stream.ready()).map_err(|e| wrong(why(&e), position))? {
             ParseEvent::NeedData { min_bytes } => {
-                if min_bytes > LONGEST_HEADERS {
+                // Always more than there was: the parser may ask again for what it has.
+                let wanted = min_bytes.max(stream.ready().len() + 1);
+                if wanted > LONGEST_HEADERS {
                     return Err(wrong("has an entry with more than 2 MiB of headers".to_owned(), position));
                 }
-                if stream.fill(min_bytes)? {
+                if stream.fill(wanted)? {
                     continue;
                 }
                 // The end of the stream.
@@ -84,7 +91,10 @@ pub fn read(source: impl Read, ending: Ending, sink: &mut dyn Sink) -> Result<()
         last = Some(os_string(item.as_ref().map_or(b"", |item| item.path.as_bytes())));
         let mut content = Stored { stream: &mut stream, left: stored, map };
         if let Some(item) = &item {
-            sink.put(item, &mut content).map_err(|error| item.failed(error))?;
+            sink.put(item, &mut content).map_err(|error| match error {
+                Error::Archive { what, at, after: None } => Error::Archive { what, at, after: last.clone() },
+                error => item.failed(error),
+            })?;
         }
         // What the sink has not asked for.
         let left = content.left;
@@ -141,7 +151,8 @@ impl<R: Read> Stream<R> {
         self.buffer.drain(..self.start);
         self.start = 0;
         let mut filled = self.buffer.len();
-        self.buffer.resize(wanted.max(BUFFER), 0);
+        // What is asked for in small steps is read in large ones: each time all of it is parsed anew.
+        self.buffer.resize(wanted.max(BUFFER).max(2 * filled), 0);
         let read = loop {
             if filled >= wanted {
                 break Ok(true);
@@ -236,6 +247,10 @@ impl Parsed {
         let has_content = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse);
         // What a directory or a link says of its size is not followed by as much, whoever wrote it (POSIX, pax).
         let stored = if has_content || kind == EntryType::Directory { entry.size } else { 0 };
+        let longest = sparse.as_ref().map_or(0, |(_, size)| *size).max(stored);
+        if longest > LONGEST_FILE {
+            return Err(invalid(format!("has a size of {longest} bytes, which no file can have")));
+        }
         let spelling = path.split().map(|(dir, name)| (dir, Spelling::of(name)));
         let node = match kind {
             EntryType::Directory => Node::Dir,
@@ -268,6 +283,11 @@ impl Parsed {
                 return Err(invalid(format!("has the type `{letter}`, which no layer has")));
             }
         };
+        if let Node::Device { major, minor, .. } = node
+            && (major > LARGEST_MAJOR || minor > LARGEST_MINOR)
+        {
+            return Err(invalid(format!("is a device {major}:{minor}, and Linux has no such numbers")));
+        }
         if path.is_root() && node != Node::Dir {
             return Err(invalid("stands for the layer itself, and is no directory".to_owned()));
         }
@@ -303,9 +323,7 @@ impl Parsed {
             mode: entry.mode & 0o7777,
             uid: id(records.uid.unwrap_or(entry.uid))?,
             gid: id(records.gid.unwrap_or(entry.gid))?,
-            mtime: records
-                .mtime
-                .unwrap_or(Time { seconds: i64::try_from(entry.mtime).unwrap_or(i64::MAX), nanoseconds: 0 }),
+            mtime: records.mtime.unwrap_or_else(|| Time { seconds: header_time(entry), nanoseconds: 0 }),
             xattrs: xattrs(entry).map_err(&invalid)?,
         };
         Ok(Self { item: Some(Item { path, node, meta }), stored, map })
@@ -346,6 +364,9 @@ struct Records {
 impl Records {
     fn of(entry: &ParsedEntry<'_>) -> Result<Self, String> {
         let mut records = Self::default();
+        if !are_whole(entry.pax.unwrap_or_default()) {
+            return Err("has a pax record that cannot be read".to_owned());
+        }
         for record in PaxExtensions::new(entry.pax.unwrap_or_default()) {
             let unreadable = || "has a pax record that cannot be read".to_owned();
             let record = record.map_err(|_| unreadable())?;
@@ -368,11 +389,43 @@ impl Records {
     }
 }
 
+/// Whether pax records follow each other to the end, as long as they say. tar-core passes over the rest where a length
+/// is no number.
+fn are_whole(mut records: &[u8]) -> bool {
+    while !records.is_empty() {
+        let Some(space) = records.iter().position(|byte| *byte == b' ') else { return false };
+        let length = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse::<usize>().ok());
+        let Some(length) = length.filter(|length| *length > space + 1 && *length <= records.len()) else {
+            return false;
+        };
+        if records[length - 1] != b'\n' {
+            return false;
+        }
+        records = &records[length..];
+    }
+    true
+}
+
+/// A time that is no pax record. GNU tar writes those before 1970 in base 256, with a sign, which tar-core takes for a
+/// part of the number.
+fn header_time(entry: &ParsedEntry<'_>) -> i64 {
+    const MTIME: std::ops::Range<usize> = 136..148;
+    const NEGATIVE: u8 = 0xff;
+    let field = &entry.header.as_bytes()[MTIME];
+    if let [NEGATIVE, number @ ..] = field
+        && let Some(last) = number.last_chunk::<8>()
+    {
+        return i64::from_be_bytes(*last);
+    }
+    i64::try_from(entry.mtime).unwrap_or(i64::MAX)
+}
+
 /// Seconds with a fraction; digits beyond nanoseconds are dropped.
 fn parse_time(text: &str) -> Option<Time> {
     let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+    // Neither a second sign nor none of the digits.
+    if ![whole, fraction].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit())) {
         return None;
     }
     let seconds: i64 = whole.parse().ok()?;

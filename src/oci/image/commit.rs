@@ -13,7 +13,7 @@ use super::super::error::{Error, Result};
 use super::super::item::{Content, Item, Node, Sink, TreePath};
 use super::super::layer::{pack_unchanged, say};
 use super::super::owners::Owners;
-use super::super::place::{open_layers, open_workdir};
+use super::super::place::{open_layers, open_layers_below, open_workdir};
 use super::super::progress::Progress;
 use super::super::store::{Image, MountRecord, Name, Store, parse_manifest};
 use super::super::tree::{Part, Root, Shows, Ties, Tree, find_workdir, roots, shows};
@@ -116,8 +116,7 @@ impl Changed {
 
     /// The lowers; their numbers are those that a mount gives them.
     fn open_lowers(&self) -> Result<Vec<Dir>> {
-        let with_upper: Vec<&PathBuf> = std::iter::once(&self.upper).chain(&self.lowers).collect();
-        Ok(open_layers(&with_upper)?.split_off(1))
+        open_layers_below(&self.lowers, 1)
     }
 }
 

@@ -32,6 +32,8 @@ use names::{Said, Verdict};
 pub use ties::{Ties, find_workdir};
 
 const BUFFER: usize = 256 * 1024;
+/// So much of a hole goes by at once.
+const HOLE: u64 = 16 << 20;
 /// Of so many directories on the way to one the descriptors are kept.
 const KEPT_OPEN: usize = 12;
 /// So deep no tree is read.
@@ -135,11 +137,16 @@ struct Reading<'t, 's, 'p> {
     progress: &'p Progress,
     ways: Vec<Way>,
     /// Of files with several, by device and inode number.
-    first_names: HashMap<(u64, u64), TreePath>,
+    first_names: HashMap<(u64, u64), FirstName>,
     buffer: Vec<u8>,
     seen: Hasher,
     entries: u64,
 }
+
+/// A file's first name, and the owner that its directory says of it if it is a symbolic link.
+type FirstName = (TreePath, Option<Owner>);
+/// An owner and a group.
+type Owner = (u32, u32);
 
 /// The directories on the way to the one that is read, in one layer.
 struct Way {
@@ -190,13 +197,14 @@ impl Reading<'_, '_, '_> {
         if is_opaque {
             self.show(&path, Node::Opaque, marker_meta(&stat), &stat, &mut Nothing)?;
         }
-        let symlink_owners = match open.first() {
-            Some((_, _, dir)) if self.tree.owners.place == OwnersIn::Override => {
-                symlink_owners(&dir.inode())?
+        // Each layer's directory speaks of its own links.
+        let mut link_owners: Vec<HashMap<OsString, Owner>> = Vec::new();
+        if self.tree.owners.place == OwnersIn::Override {
+            for (_, _, dir) in &open {
+                link_owners.push(symlink_owners(&dir.inode())?);
             }
-            _ => HashMap::new(),
-        };
-        let verdicts: BTreeMap<Name, Verdict> = names::merge(&open)?;
+        }
+        let verdicts: BTreeMap<Name, Verdict> = names::merge(&open, &path)?;
         let tied = |name: &Name| ties.files.iter().any(|(tied, _)| *tied == name.as_os_str());
         for (name, verdict) in &verdicts {
             if matches!(verdict.said, Said::Whiteout) && !tied(name) {
@@ -204,17 +212,17 @@ impl Reading<'_, '_, '_> {
                 self.show(&path, Node::Whiteout, marker_meta(&stat), &stat, &mut Nothing)?;
             }
         }
-        let mut leaves: BTreeMap<&OsStr, Leaf<'_>> = BTreeMap::new();
+        let mut leaves: BTreeMap<&OsStr, (Leaf<'_>, Option<Owner>)> = BTreeMap::new();
         for (name, verdict) in &verdicts {
             if let Said::Leaf(part, stat) = &verdict.said {
-                leaves.insert(name.as_os_str(), Leaf::Here(&open[*part].2, stat));
+                let owner = link_owners.get(*part).and_then(|owners| owners.get(name.as_os_str()));
+                leaves.insert(name.as_os_str(), (Leaf::Here(&open[*part].2, stat), owner.copied()));
             }
         }
         for (name, copy) in &ties.files {
-            leaves.entry(name).or_insert(Leaf::Tied(copy));
+            leaves.entry(name).or_insert((Leaf::Tied(copy), None));
         }
-        for (name, leaf) in leaves {
-            let owner = symlink_owners.get(name).copied();
+        for (name, (leaf, owner)) in leaves {
             let path = path.join(name);
             self.leaf(&path, name, leaf, owner).map_err(|error| error.of_entry(path.as_ref()))?;
         }
@@ -238,7 +246,7 @@ impl Reading<'_, '_, '_> {
         path: &TreePath,
         name: &OsStr,
         leaf: Leaf<'_>,
-        symlink_owner: Option<(u32, u32)>,
+        symlink_owner: Option<Owner>,
     ) -> Result<()> {
         if self.sink.is_none() {
             let stat = match leaf {
@@ -262,13 +270,16 @@ impl Reading<'_, '_, '_> {
         let stat = now;
         if stat.st_nlink > 1 || is_tied {
             let id = (stat.st_dev, stat.st_ino);
-            if let Some(first) = self.first_names.get(&id) {
+            if let Some((first, first_owner)) = self.first_names.get(&id) {
                 let node = Node::HardLink(first.clone());
                 // Docker gives the file what each of its names says.
-                let meta = self.meta(inode.inode(), &stat)?.0;
+                let first_owner = *first_owner;
+                let mut meta = self.meta(inode.inode(), &stat)?.0;
+                (meta.uid, meta.gid) = first_owner.unwrap_or((meta.uid, meta.gid));
                 return self.show(path, node, meta, &stat, &mut Nothing);
             }
-            self.first_names.insert(id, path.clone());
+            let is_symlink = stat.kind() == FileType::Symlink;
+            self.first_names.insert(id, (path.clone(), symlink_owner.filter(|_| is_symlink)));
         }
         let (mut meta, said) = self.meta(inode.inode(), &stat)?;
         if stat.kind() == FileType::Symlink && self.tree.owners.place == OwnersIn::Override {
@@ -319,6 +330,9 @@ impl Reading<'_, '_, '_> {
         content: &mut dyn Content,
     ) -> Result<()> {
         self.progress.check()?;
+        if path.is_too_far() {
+            return Err(Error::Invalid(super::item::BadPath::Deep.to_string()));
+        }
         self.entries += 1;
         let numbers = [
             stat.st_dev,
@@ -362,8 +376,13 @@ impl Reading<'_, '_, '_> {
                 }
                 continue;
             }
+            // Also what is kept for root may be what union filesystems would take for their own.
+            let key = kept.unwrap_or(key);
+            if is_private_xattr(&key) || xattrs.iter().any(|(earlier, _)| *earlier == key) {
+                continue;
+            }
             let value = owners.xattr_in_image(&key, value);
-            xattrs.push((kept.unwrap_or(key), value));
+            xattrs.push((key, value));
         }
         xattrs.sort();
         let (uid, gid) = owners.in_image(stat.st_uid, stat.st_gid);
@@ -451,10 +470,13 @@ impl Content for FileContent<'_> {
         let mut position = 0;
         while position < self.size {
             let (begin, end) = self.next_data(file, position)?;
-            if begin > position {
-                take(Piece::Zeros(begin - position))?;
+            // A hole may be long, and whoever takes it may have to write it.
+            while position < begin {
+                let some = (begin - position).min(HOLE);
+                take(Piece::Zeros(some))?;
+                position += some;
+                self.progress.advance(some)?;
             }
-            position = begin;
             while position < end {
                 let wanted = (end - position).min(self.buffer.len() as u64) as usize;
                 let read = file.read_at(position, &mut self.buffer[..wanted])?;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 
-use super::super::error::Result;
+use super::super::error::{Error, Result};
+use super::super::item::TreePath;
 use crate::branch::{Dir, Stat};
 use crate::layer::{Ask, DirMarkers, Formats, ask, list};
 use crate::rules::merge::Listed;
@@ -82,8 +83,8 @@ struct Row {
     entry: bool,
 }
 
-/// Merges the parts of a directory, topmost first: its layer, the formats of its entries, and the directory there.
-pub(super) fn merge(parts: &[Part]) -> Result<BTreeMap<Name, Verdict>> {
+/// Merges the parts of a directory, topmost first: its layer, the formats of its entries, and the directory at `path` there.
+pub(super) fn merge(parts: &[Part], path: &TreePath) -> Result<BTreeMap<Name, Verdict>> {
     let mut rows: BTreeMap<Name, Vec<(usize, Row)>> = BTreeMap::new();
     for (part, (_, formats, dir)) in parts.iter().enumerate() {
         for (spelling, listed) in list(dir, *formats)? {
@@ -104,7 +105,8 @@ pub(super) fn merge(parts: &[Part]) -> Result<BTreeMap<Name, Verdict>> {
     }
     let mut verdicts = BTreeMap::new();
     for (name, rows) in rows {
-        if let Some(verdict) = verdict(parts, &name, &rows)? {
+        let of_entry = |error: Error| error.of_entry(path.join(name.as_os_str()).as_ref());
+        if let Some(verdict) = verdict(parts, &name, &rows).map_err(of_entry)? {
             verdicts.insert(name, verdict);
         }
     }
