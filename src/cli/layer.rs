@@ -128,7 +128,7 @@ pub struct UnpackArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
 
-    /// What the archive's digest must be, or its diffID. A directory that was made of it already is left as it is
+    /// What the archive's digest must be, or its diffID
     #[arg(long, value_name = "sha256:…")]
     pub digest: Option<String>,
 

@@ -59,6 +59,7 @@ struct Report<'a> {
 fn pack(args: &PackArgs) -> Result<()> {
     let owners = Owners::new(&args.owners)?;
     let compression = args.compression.unwrap_or_else(|| compression_of(&args.output));
+    refuse_within(&args.output, &args.dirs)?;
     let mut out = NewFile::at(&args.output)?;
     let layers = open_layers(&args.dirs)?;
     let below = open_layers_below(&args.lowers, layers.len())?;
@@ -86,11 +87,29 @@ fn pack(args: &PackArgs) -> Result<()> {
         diff_size: written.diff_size,
         entries: Some(seen.entries),
     };
-    // The archive is there.
     if to_stdout {
-        eprint!("{}", report.text())
-    } else {
-        say(args.json, &report, || report.text())?
+        // The archive has gone there.
+        eprint!("{}", if args.json { as_json(&report)? } else { report.text() });
+        return Ok(());
+    }
+    say(args.json, &report, || report.text())
+}
+
+/// What is written into a directory that is packed changes it.
+fn refuse_within(output: &Path, dirs: &[std::path::PathBuf]) -> Result<()> {
+    if output == Path::new("-") {
+        return Ok(());
+    }
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(parent) = parent.canonicalize() else { return Ok(()) };
+    for dir in dirs {
+        if dir.canonicalize().is_ok_and(|dir| parent.starts_with(dir)) {
+            return Err(Error::Usage(format!(
+                "{} is in {}, which is packed: write it to another place",
+                crate::shown::shown(output),
+                crate::shown::shown(dir)
+            )));
+        }
     }
     Ok(())
 }
@@ -312,6 +331,13 @@ fn squash(args: &SquashArgs) -> Result<()> {
     say(args.json, &Squashed { entries, size }, || format!("{entries} entries, {size} bytes in files\n"))
 }
 
+fn as_json(value: &impl Serialize) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::Invalid(format!("the result cannot be written as JSON: {error}")))?;
+    text.push('\n');
+    Ok(text)
+}
+
 /// Prints a result, for people or for programs.
 ///
 /// # Errors
@@ -319,7 +345,7 @@ fn squash(args: &SquashArgs) -> Result<()> {
 pub(super) fn say(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
     let mut out = io::stdout();
     let printed = if json {
-        serde_json::to_string_pretty(value).map_err(io::Error::other).and_then(|json| writeln!(out, "{json}"))
+        out.write_all(as_json(value)?.as_bytes())
     } else if out.is_terminal() {
         write!(out, "{}", shown_lines(&text()))
     } else {

@@ -23,7 +23,7 @@ use crate::rules::name::{MarkerName, Name, Spelling};
 use crate::shown::shown;
 
 /// Of so many directories on the way the descriptors are kept.
-const KEPT_OPEN: usize = 32;
+const KEPT_OPEN: usize = 16;
 /// Zeros of this length, where a file begins or where a hole ended, are left out of the file.
 const HOLE: usize = 4096;
 /// More than any attribute holds: what is beyond is not even kept in memory.

@@ -37,7 +37,8 @@ pub fn media_type(compression: Compression) -> &'static str {
 fn compression_of(magic: &[u8]) -> Compression {
     match magic {
         [0x1f, 0x8b, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        // A frame, or one that is passed over (RFC 8878, 3.1).
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
         _ => Compression::None,
     }
 }
@@ -50,6 +51,17 @@ pub fn decoder<'a>(mut source: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
     let failed = |error| Error::Io { what: "read", path: "the archive".into(), error };
     let mut magic = Vec::new();
     source.by_ref().take(4).read_to_end(&mut magic).map_err(failed)?;
+    let other = match &magic[..] {
+        [0xfd, b'7', b'z', b'X', ..] => Some("xz"),
+        [b'B', b'Z', b'h', ..] => Some("bzip2"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Some("lz4"),
+        _ => None,
+    };
+    if let Some(other) = other {
+        return Err(Error::Invalid(format!(
+            "the archive is compressed with {other}: gzip and zstd are known; uncompress it first"
+        )));
+    }
     let compression = compression_of(&magic);
     let source = BufReader::with_capacity(256 * 1024, io::Cursor::new(magic).chain(source));
     Ok(match compression {

@@ -245,8 +245,11 @@ impl Parsed {
         let records = Records::of(entry).map_err(&invalid)?;
         let kind = entry.entry_type;
         let has_content = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse);
-        // What a directory or a link says of its size is not followed by as much, whoever wrote it (POSIX, pax).
-        let stored = if has_content || kind == EntryType::Directory { entry.size } else { 0 };
+        // Readers do not agree on whether a directory's size is followed by as much: so none may be meant.
+        if kind == EntryType::Directory && entry.size > 0 {
+            return Err(invalid(format!("is a directory with {} bytes of content", entry.size)));
+        }
+        let stored = if has_content { entry.size } else { 0 };
         let longest = sparse.as_ref().map_or(0, |(_, size)| *size).max(stored);
         if longest > LONGEST_FILE {
             return Err(invalid(format!("has a size of {longest} bytes, which no file can have")));
@@ -378,6 +381,11 @@ impl Records {
                 "uid" => records.uid = Some(number()?),
                 "gid" => records.gid = Some(number()?),
                 "size" => drop(number()?),
+                "SCHILY.acl.access" | "SCHILY.acl.default" => log::warn!(
+                    "`{}`: an ACL is left out: plyfs reads those in SCHILY.xattr.system.posix_acl_access, which `tar \
+                     --xattrs --xattrs-include='*'` writes",
+                    shown(&os_string(&entry.path))
+                ),
                 "mtime" => {
                     let time = parse_time(text()?);
                     records.mtime = Some(time.ok_or_else(|| "its pax record `mtime` is no time".to_owned())?);

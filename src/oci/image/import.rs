@@ -20,6 +20,7 @@ use super::super::store::{Image, Name, REF_NAME, Store, diff_ids, digest_of};
 use super::Taken;
 use super::copy::{Blobs, Wanted, choose, take};
 use super::members::{Archive, Directory, Members};
+use super::storage;
 use crate::cli::{Compression, ImportArgs};
 use crate::shown::shown;
 
@@ -41,31 +42,50 @@ pub(super) fn run(store: &Store, args: &ImportArgs) -> Result<()> {
     let progress = Progress::begin("importing")?;
     let wanted = Wanted::parse(args.platform.as_deref())?;
     let name = args.name.as_deref().map(str::parse).transpose()?;
-    let unreadable = |error: io::Error| Error::Setup(format!("{}: {error}", shown(&args.source)));
     let from_stdin = args.source == Path::new("-");
-    let is_dir = !from_stdin && std::fs::metadata(&args.source).map_err(unreadable)?.is_dir();
-    let mut members: Box<dyn Members> = if is_dir {
-        let root = open_layers(&[&args.source])?.remove(0);
-        Box::new(Directory { root })
-    } else if from_stdin {
-        Box::new(Archive::read(store, decoder(io::stdin().lock())?, &progress)?)
+    let is_dir =
+        !from_stdin && std::fs::metadata(&args.source).map_err(|error| unreadable(args, &error))?.is_dir();
+    let images = if is_dir && storage::is_one(&args.source) {
+        storage::import(store, &args.source, name.as_ref())?
     } else {
-        let file = File::open(&args.source).map_err(unreadable)?;
-        Box::new(Archive::read(store, decoder(file)?, &progress)?)
-    };
-    let images = if members.json("oci-layout")?.is_some() {
-        from_layout(store, &mut *members, &args.source, name.as_ref(), &wanted, &progress)?
-    } else if let Some(manifest) = members.json("manifest.json")? {
-        from_docker(store, &mut *members, &manifest, name.as_ref(), &progress)?
-    } else {
-        return Err(Error::Setup(format!(
-            "{} holds no image: neither an OCI layout (oci-layout) nor one of `docker save` (manifest.json)",
-            shown(&args.source)
-        )));
+        from_members(store, args, is_dir, name.as_ref(), &wanted, &progress)?
     };
     drop(progress);
     let taken: Vec<Taken> = images.iter().map(Taken::of).collect();
     say(args.json, &taken, || taken.iter().map(Taken::text).collect())
+}
+
+fn from_members(
+    store: &Store,
+    args: &ImportArgs,
+    is_dir: bool,
+    name: Option<&Name>,
+    wanted: &Wanted,
+    progress: &Progress,
+) -> Result<Vec<Image>> {
+    let mut members: Box<dyn Members> = if is_dir {
+        let root = open_layers(&[&args.source])?.remove(0);
+        Box::new(Directory { root })
+    } else if args.source == Path::new("-") {
+        Box::new(Archive::read(store, decoder(io::stdin().lock())?, progress)?)
+    } else {
+        let file = File::open(&args.source).map_err(|error| unreadable(args, &error))?;
+        Box::new(Archive::read(store, decoder(file)?, progress)?)
+    };
+    if members.json("oci-layout")?.is_some() {
+        from_layout(store, &mut *members, &args.source, name, wanted, progress)
+    } else if let Some(manifest) = members.json("manifest.json")? {
+        from_docker(store, &mut *members, &manifest, name, progress)
+    } else {
+        Err(Error::Setup(format!(
+            "{} holds no image: neither an OCI layout (oci-layout) nor one of `docker save` (manifest.json)",
+            shown(&args.source)
+        )))
+    }
+}
+
+fn unreadable(args: &ImportArgs, error: &io::Error) -> Error {
+    Error::Setup(format!("{}: {error}", shown(&args.source)))
 }
 
 fn only_one(count: usize) -> Result<()> {

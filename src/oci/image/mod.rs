@@ -8,6 +8,7 @@ mod list;
 mod members;
 mod mount;
 mod push;
+mod storage;
 mod time;
 
 use std::path::{Path, PathBuf};

@@ -108,7 +108,15 @@ impl Store {
     pub(in super::super) fn open_blob(&self, digest: &Digest) -> Result<(File, u64)> {
         let path = self.blob_path(digest);
         let failed = Error::io("open", &path);
-        let file = File::open(&path).map_err(&failed)?;
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::Setup(format!(
+                    "the store has no archive of {digest}: the image was taken over from containers/storage, which \
+                     keeps none; copy it with skopeo or `podman save`, and import that"
+                )));
+            }
+            opened => opened.map_err(&failed)?,
+        };
         let size = file.metadata().map_err(&failed)?.len();
         Ok((file, size))
     }

@@ -68,7 +68,9 @@ impl Store {
     pub(in super::super) fn unpack_layers(&self, layers: &[Layer], progress: &Progress) -> Result<()> {
         let chain = chain_ids(layers.iter().map(|layer| &layer.diff_id));
         for (at, (layer, id)) in layers.iter().zip(&chain).enumerate() {
-            if !self.layer_dir(id.hex()).is_dir() {
+            if !self.layer_dir(id.hex()).join("diff").is_dir() {
+                // podman may have removed what a link leads to.
+                self.discard_layer(id.hex())?;
                 progress.say(&format!("unpacking layer {} of {}", at + 1, layers.len()));
                 self.unpack_layer(layer, &chain[..=at], progress)?;
             }
@@ -105,6 +107,23 @@ impl Store {
             Err(error) if error.is(Errno::NOTEMPTY) || error.is(Errno::EXIST) => Ok(()),
             kept => kept,
         }
+    }
+
+    /// Lays a layer out that is unpacked elsewhere: its `diff` is a symbolic link. `chain` ends with the layer.
+    pub(in super::super) fn link_layer(&self, chain: &[Digest], diff: &Path, size: u64) -> Result<()> {
+        let Some((id, below)) = chain.split_last() else { return Ok(()) };
+        if !self.layer_dir(id.hex()).is_dir() {
+            let dir = NewDir::at(&self.layer_dir(id.hex()))?;
+            let path = dir.path();
+            symlink(diff, path.join("diff")).map_err(Error::io("make", &path))?;
+            self.write_layer_files(&path, id.hex(), below.iter().rev().map(Digest::hex))?;
+            write(&path.join("size"), &size.to_string())?;
+            match dir.keep(true) {
+                Err(error) if error.is(Errno::NOTEMPTY) || error.is(Errno::EXIST) => {}
+                kept => kept?,
+            }
+        }
+        self.link(id.hex())
     }
 
     /// Writes what overlay2 writes beside `diff`. `below` are the layers below, topmost first.

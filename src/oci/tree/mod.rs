@@ -35,7 +35,7 @@ const BUFFER: usize = 256 * 1024;
 /// So much of a hole goes by at once.
 const HOLE: u64 = 16 << 20;
 /// Of so many directories on the way to one the descriptors are kept.
-const KEPT_OPEN: usize = 12;
+const KEPT_OPEN: usize = 8;
 /// So deep no tree is read.
 const DEEPEST: usize = 1000;
 
