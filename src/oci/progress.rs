@@ -18,7 +18,7 @@ const STEP: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    ended: Arc<AtomicBool>,
+    interrupt: Interrupt,
     unsaid: Cell<u64>,
 }
 
@@ -44,7 +44,7 @@ impl Progress {
         }
         bar.set_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
-        Ok(Self { bar, ended, unsaid: Cell::new(0) })
+        Ok(Self { bar, interrupt: Interrupt(ended), unsaid: Cell::new(0) })
     }
 
     /// Shows what is being done now.
@@ -72,7 +72,27 @@ impl Progress {
     /// # Errors
     /// [`Error::Interrupted`].
     pub fn check(&self) -> Result<()> {
-        if self.ended.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        self.interrupt.check()
+    }
+
+    /// The same question, for whoever shows nothing.
+    #[must_use]
+    pub fn interrupt(&self) -> Interrupt {
+        self.interrupt.clone()
+    }
+}
+
+/// Whether a signal has come.
+#[derive(Clone, Debug)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// An error if one has.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 

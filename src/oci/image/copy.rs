@@ -239,7 +239,7 @@ fn from_registry(
     wanted: &Wanted,
     progress: &Progress,
 ) -> Result<Image> {
-    let mut registry = Registry::connect(&args.source, &args.registry, Access::Pull)?;
+    let mut registry = Registry::connect(&args.source, &args.registry, Access::Pull, progress)?;
     let name = match name {
         Some(name) => name,
         None => {
@@ -267,7 +267,7 @@ impl Blobs for Registry {
     }
 
     fn fetch(&mut self, store: &Store, digest: &Digest, size: u64, progress: &Progress) -> Result<()> {
-        let (mut file, partial) = store.partial_blob(digest)?;
+        let (mut file, partial) = store.partial_blob(digest, progress)?;
         // Somebody else may have fetched it while we waited.
         if store.has_blob(digest) {
             return Ok(());

@@ -67,7 +67,7 @@ fn to_registry(
     args: &PushArgs,
     progress: &Progress,
 ) -> Result<String> {
-    let registry = Registry::connect(destination, &args.registry, Access::Push)?;
+    let registry = Registry::connect(destination, &args.registry, Access::Push, progress)?;
     let content = content(image);
     for (at, digest) in content.iter().enumerate() {
         progress.say(&format!("blob {} of {}", at + 1, content.len()));

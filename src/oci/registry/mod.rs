@@ -23,7 +23,7 @@ use oci_client::{Client, Reference, RegistryOperation};
 
 use super::digest::{Digest, Hasher};
 use super::error::{Error, Result};
-use super::progress::Progress;
+use super::progress::{Interrupt, Progress};
 use crate::cli::RegistryArgs;
 use crate::shown::shown;
 use failure::{Failure, told};
@@ -70,6 +70,7 @@ pub(super) struct Registry {
     reference: Reference,
     auth: RegistryAuth,
     scheme: &'static str,
+    interrupt: Interrupt,
 }
 
 impl Registry {
@@ -77,7 +78,12 @@ impl Registry {
     ///
     /// # Errors
     /// What is wrong with the name or with a file that was named.
-    pub(super) fn connect(name: &str, args: &RegistryArgs, access: Access) -> Result<Self> {
+    pub(super) fn connect(
+        name: &str,
+        args: &RegistryArgs,
+        access: Access,
+        progress: &Progress,
+    ) -> Result<Self> {
         let name = name.strip_prefix("docker://").unwrap_or(name);
         let reference: Reference = name.parse().map_err(|_| {
             Error::Usage(format!(
@@ -128,7 +134,7 @@ impl Registry {
             .build()
             .map_err(|error| Error::Io { what: "start", path: "the network's runtime".into(), error })?;
         let scheme = if args.plain_http { "http" } else { "https" };
-        Ok(Self { runtime, client, http, reference, auth, scheme })
+        Ok(Self { runtime, client, http, reference, auth, scheme, interrupt: progress.interrupt() })
     }
 
     /// The whole name, for messages.
@@ -160,6 +166,7 @@ impl Registry {
                         return Ok(done);
                     }
                     Err(_) => {
+                        self.interrupt.check()?;
                         if let Some((progress, done)) = progress {
                             let now = done.load(Ordering::Relaxed);
                             progress.advance(now - told)?;

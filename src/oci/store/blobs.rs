@@ -3,17 +3,23 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use super::super::digest::{Digest, Hasher, Hashing};
 use super::super::error::{Error, Result};
 use super::super::place::Output;
+use super::super::progress::Progress;
 use super::{Store, lock, sync_dir};
 
 /// No manifest, index or configuration is longer: 4 MiB, as registries have it.
 pub(in super::super) const LONGEST_JSON: u64 = 4 << 20;
+
+/// How often is looked whether somebody else has ended.
+const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Content on its way into the store. Dropped, it leaves nothing behind.
 #[derive(Debug)]
@@ -135,10 +141,22 @@ impl Store {
     }
 
     /// A file for content that comes in parts, over several attempts, and its lock: nobody else adds to it meanwhile.
-    pub(in super::super) fn partial_blob(&self, digest: &Digest) -> Result<(File, PartialBlob)> {
+    pub(in super::super) fn partial_blob(
+        &self,
+        digest: &Digest,
+        progress: &Progress,
+    ) -> Result<(File, PartialBlob)> {
         let path = self.path("tmp").join(format!("pull-{}", digest.hex()));
-        let file = lock(&path, FlockOperation::LockExclusive)?;
-        Ok((file, PartialBlob { path }))
+        loop {
+            match lock(&path, FlockOperation::NonBlockingLockExclusive) {
+                // Somebody else pulls the same. He may take long.
+                Err(error) if error.is(Errno::WOULDBLOCK) => {
+                    progress.check()?;
+                    std::thread::sleep(INTERVAL);
+                }
+                locked => return Ok((locked?, PartialBlob { path })),
+            }
+        }
     }
 
     /// Gives content that came in parts, and was verified, its name.
