@@ -22,7 +22,10 @@ pub struct ImageArgs {
 /// What can be done with images.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Take an image over from a file or a directory: `docker save`'s archives, OCI layouts and their archives
+    /// Take an image over from a file or a directory
+    ///
+    /// What `docker save` and `podman save` write, OCI layouts and archives of them, from stdin with `-`; and without
+    /// copying its layers, what podman and buildah hold: /var/lib/containers/storage.
     #[command(after_long_help = EXIT_CODES)]
     Import(ImportArgs),
 
