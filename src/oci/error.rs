@@ -24,6 +24,14 @@ pub enum Error {
         /// What it is about.
         error: Box<Self>,
     },
+    /// Something about one layer of an image.
+    #[error("layer {layer}: {error}")]
+    Layer {
+        /// Its digest.
+        layer: String,
+        /// What it is about.
+        error: Box<Self>,
+    },
     /// A file or a directory outside of a layer.
     #[error("{what} {}: {error}", shown(.path))]
     Io {
@@ -107,7 +115,7 @@ impl Error {
     pub fn is(&self, errno: Errno) -> bool {
         match self {
             Self::Disk(error) => error.is(errno),
-            Self::Entry { error, .. } => error.is(errno),
+            Self::Entry { error, .. } | Self::Layer { error, .. } => error.is(errno),
             Self::Io { error, .. } => error.raw_os_error() == Some(errno.raw_os_error()),
             _ => false,
         }

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use super::error::{Error, Result};
@@ -19,8 +20,9 @@ const LONGEST_PREFIX: usize = 200;
 
 fn open_dir(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
-        Error::Setup(format!("{}: {errno}: name a directory that you may read", shown(path)))
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::MFILE | Errno::NFILE => Error::io("open", path)(errno),
+        _ => Error::Setup(format!("{}: {errno}: name a directory that you may read", shown(path))),
     })
 }
 
@@ -112,7 +114,7 @@ impl NewDir {
         // A default ACL of the parent's is nothing to the layer.
         for name in ["system.posix_acl_default", "system.posix_acl_access"] {
             match new.open()?.upper_inode().remove_xattr(name.as_ref()) {
-                Err(e) if e.is(rustix::io::Errno::NODATA) || e.is(rustix::io::Errno::OPNOTSUPP) => {}
+                Err(e) if e.is(Errno::NODATA) || e.is(Errno::OPNOTSUPP) => {}
                 removed => removed?,
             }
         }

@@ -6,4 +6,5 @@ mod changes;
 mod damaged;
 mod keeping;
 mod many_at_once;
+mod registry;
 mod stage;

@@ -245,7 +245,7 @@ impl Registry {
     }
 
     async fn get(&self, url: &str) -> Result<Manifest, Failure> {
-        let token = self.client.auth(&self.reference, &self.auth, RegistryOperation::Pull).await?;
+        let token = self.authenticate(RegistryOperation::Pull).await?;
         let mut request = self.http.get(url).header(reqwest::header::ACCEPT, ACCEPTED.join(", "));
         request = match (&token, &self.auth) {
             (Some(token), _) => request.bearer_auth(token),
@@ -307,8 +307,13 @@ impl Registry {
         })
     }
 
-    async fn authenticate(&self, operation: RegistryOperation) -> Result<(), Failure> {
-        self.client.auth(&self.reference, &self.auth, operation).await.map(drop).map_err(Failure::from)
+    /// Answers the token, if the registry gives one. oci-client does not bound how long that is: time does.
+    async fn authenticate(&self, operation: RegistryOperation) -> Result<Option<String>, Failure> {
+        let asked = self.client.auth(&self.reference, &self.auth, operation);
+        match tokio::time::timeout(CONNECT_TIMEOUT, asked).await {
+            Ok(token) => Ok(token?),
+            Err(_) => Err(Failure::Broken("it does not answer in time".to_owned())),
+        }
     }
 
     async fn get_blob(
@@ -329,7 +334,11 @@ impl Registry {
         file.set_len(at).and_then(|()| file.seek(SeekFrom::Start(at))).map_err(io)?;
         let mut stream = stream.stream;
         while let Some(part) = stream.next().await {
-            let part = part.map_err(|error| Failure::Broken(error.to_string()))?;
+            let part = match part {
+                // All of it is here; what oci-client says of its digest is found out below, too.
+                Err(_) if at == size => break,
+                part => part.map_err(|error| Failure::Broken(error.to_string()))?,
+            };
             at += part.len() as u64;
             if at > size {
                 return Err(Failure::TooLong("more of a blob than its size is"));

@@ -91,7 +91,11 @@ impl Store {
         let (file, _) = self.open_blob(&layer.blob)?;
         let unpacker =
             Unpacker::new(staged.open_upper_dir("diff".as_ref())?, &self.owners, Denied::LeftOut, progress);
-        let (written, size) = unpack_archive(file, Ending::Verified, unpacker)?;
+        let of_layer = |error| match error {
+            Error::Interrupted => error,
+            error => Error::Layer { layer: layer.blob.to_string(), error: Box::new(error) },
+        };
+        let (written, size) = unpack_archive(file, Ending::Verified, unpacker).map_err(of_layer)?;
         if written.diff_id != layer.diff_id {
             return Err(Error::Digest {
                 what: format!("the uncompressed layer {}", layer.blob),
