@@ -12,7 +12,9 @@ use super::lookup::dir_links;
 use super::node::{Body, Node, NodeId, Place};
 use crate::branch::{Stat, UpperInode};
 use crate::error::{Error, Result};
-use crate::rules::kill_priv::KillPriv;
+use crate::rules::kill_priv::{KillPriv, is_plain};
+
+const CAPABILITY: &str = "security.capability";
 
 /// A node's attributes, ids as on disk.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +108,9 @@ impl Union {
         if changes.size.is_some() && !is_file {
             return Err(Error::Invalid);
         }
+        if self.changes_nothing(&node, changes)? {
+            return self.with_descriptors(|| self.attr(&node));
+        }
         let data = if changes.size == Some(0) { Data::None } else { Data::Whole };
         self.with_descriptors(|| {
             self.change(&node, data, &|inode| {
@@ -118,6 +123,29 @@ impl Union {
         })?;
         self.files.has_new_mode(id);
         self.with_descriptors(|| self.attr(&node))
+    }
+
+    /// Whether a lower's inode has already what it is to have: then it is not copied up. A change of owner takes
+    /// something away from a program that runs with its owner's rights.
+    fn changes_nothing(&self, node: &Arc<Node>, changes: &Changes) -> Result<bool> {
+        let times = changes.atime.is_some() || changes.mtime.is_some();
+        if node.is_in_upper() || times || changes.size.is_some() {
+            return Ok(false);
+        }
+        self.with_descriptors(|| {
+            let (inode, stat) = self.inode_and_stat(node)?;
+            let is = |wanted: Option<u32>, there: u32| wanted.is_none_or(|wanted| wanted == there);
+            let same = is(changes.uid, stat.st_uid)
+                && is(changes.gid, stat.st_gid)
+                && is(changes.mode.map(|mode| mode & 0o7777), stat.st_mode & 0o7777);
+            if !same || node.kind != FileType::RegularFile {
+                return Ok(same);
+            }
+            let chowns = changes.uid.is_some() || changes.gid.is_some();
+            let gives_rights =
+                chowns && (!is_plain(stat.st_mode) || inode.get_xattr(CAPABILITY.as_ref())?.is_some());
+            Ok(!gives_rights)
+        })
     }
 
     /// The target of a symbolic link.

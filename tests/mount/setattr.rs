@@ -37,6 +37,39 @@ fn chmod_copies_up_and_changes_the_mode_alone() {
     }
 }
 
+/// `chmod -R` and `chown -R` over an image that is as it should be already would copy all of it.
+#[test]
+fn what_changes_nothing_copies_nothing_up() {
+    let union = Union::over(|b| b.file("f", "text").mode("f", 0o640).dir("d").symlink("s", "f"));
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    for name in ["f", "d"] {
+        chmod(&union, name, mode(union.at(name)));
+        chown(union.at(name), Some(own.0), Some(own.1)).unwrap();
+        chown(union.at(name), None, Some(own.1)).unwrap();
+    }
+    std::os::unix::fs::lchown(union.at("s"), Some(own.0), Some(own.1)).unwrap();
+    assert_eq!(union.in_upper(), Vec::<String>::new());
+    chmod(&union, "f", 0o600);
+    assert_eq!(union.in_upper(), ["f"]);
+}
+
+/// What takes rights from a program is a change, even to the owner that it has.
+#[test]
+fn a_chown_that_takes_rights_away_is_a_change() {
+    needs_root!("chown");
+    let union = Union::over(|b| {
+        let b = b.file("suid", "text").mode("suid", 0o4755).file("able", "text");
+        b.xattr("able", "security.capability", crate::common::CAP_NET_RAW)
+    });
+    for name in ["suid", "able"] {
+        chown(union.at(name), Some(0), Some(0)).unwrap();
+    }
+    assert_eq!(union.in_upper(), ["able", "suid"]);
+    assert_eq!(mode(union.at("suid")), 0o755);
+    let capability = rustix::fs::getxattr(union.at("able"), "security.capability", &mut [0; 32]);
+    assert_eq!(capability, Err(Errno::NODATA));
+}
+
 #[test]
 fn any_change_sets_the_change_time() {
     let union = Union::over(|b| b.file("f", "text"));
