@@ -17,7 +17,7 @@ use crate::branch::Caller;
 use crate::control::{BRANCHES, MESSAGES, SYNC};
 use crate::error::{Error, Result};
 use crate::rules::acl;
-use crate::rules::ids::IdMaps;
+use crate::rules::ids::{IdMaps, OVERFLOW_ID};
 use crate::rules::kill_priv::KillPriv;
 use crate::union::{Attr, Changes, Looked, NewNode, NodeId, Union, Written};
 
@@ -49,9 +49,12 @@ impl Service {
         self.ids.gid.disk(gid).ok_or(Error::UnmappedId(gid))
     }
 
-    /// Whom to make or change something as.
-    fn caller(&self, asker: Asker, umask: u32) -> Result<Caller> {
-        Ok(Caller { uid: self.uid_on_disk(asker.uid)?, gid: self.gid_on_disk(asker.gid)?, umask })
+    /// Whom to make something as. Whoever no range of a map covers is shown as nobody, and makes what is nobody's, as
+    /// in a user namespace: podman makes files as an id that the container does not have, and then gives them away.
+    fn caller(&self, asker: Asker, umask: u32) -> Caller {
+        let uid = self.ids.uid.disk(asker.uid).unwrap_or(OVERFLOW_ID);
+        let gid = self.ids.gid.disk(asker.gid).unwrap_or(OVERFLOW_ID);
+        Caller { uid, gid, umask }
     }
 
     /// Lets the kernel forget what it knows of an inode that is not what it was: it asks again, and so finds out what
@@ -75,7 +78,7 @@ impl Service {
         name: &OsStr,
         new: NewNode<'_>,
     ) -> Result<Looked> {
-        self.union.make(node(parent), name, new, self.caller(asker, umask)?)
+        self.union.make(node(parent), name, new, self.caller(asker, umask))
     }
 
     /// Changes attributes, of which the owners are still as users see them.

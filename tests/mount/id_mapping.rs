@@ -29,6 +29,25 @@ fn mapped_ids_are_shown_and_stored_back() {
     assert_eq!(owner(union.upper("roots")), (ALICE, ALICE));
 }
 
+/// podman makes /etc/mtab as an id that the container has not, and then gives it away.
+#[test]
+fn who_is_in_no_range_makes_what_is_nobodys_and_gives_it_away() {
+    needs_root!("chown");
+    let union = Union::builder()
+        .option("uidmapping=0:54321:10:1000:100000:10,gidmapping=0:54321:10:1000:100000:10")
+        .lower(|b| b.dir("etc"))
+        .mount();
+    fs::write(union.at("etc/mtab"), "").unwrap();
+    fs::create_dir(union.at("etc/d")).unwrap();
+    for name in ["etc/mtab", "etc/d"] {
+        assert_eq!(owner(union.at(name)), (65534, 65534));
+        assert_eq!(owner(union.upper(name)), (65534, 65534));
+        chown(union.at(name), Some(100_003), Some(54_321)).unwrap();
+        assert_eq!(owner(union.at(name)), (100_003, 54_321));
+        assert_eq!(owner(union.upper(name)), (1003, 0));
+    }
+}
+
 #[test]
 fn an_empty_leading_field_is_tolerated() {
     needs_root!("chown");
