@@ -24,7 +24,7 @@ const MAY_NAME: [Row; 19] = [
     ("sched", &[]),
     ("fuse", &["sched", "union", "branch", "rules", "error", "control"]),
     ("cli", &["exit", "units"]),
-    ("options", &["cli", "rules", "shown"]),
+    ("options", &["cli", "rules", "shown", "units"]),
     ("mount", &["fuse", "union", "branch", "rules", "error", "options", "control", "exit", "shown"]),
     // It mounts as users do, from the outside: what is measured has no other way in.
     ("bench", &["cli", "mount", "exit", "units", "shown"]),

@@ -16,6 +16,9 @@ mod door;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod handle;
+mod overrides;
+mod policy;
+mod quota;
 mod read;
 mod shared_whiteout;
 mod stat;
@@ -26,9 +29,12 @@ pub use caller::{Caller, act_as, keep_capabilities, prepare_thread};
 pub use copy::Copier;
 pub use door::Call;
 pub use handle::LastingId;
+pub use overrides::{Believed, Overrides};
+pub use policy::Policy;
+pub use quota::{Limits, Quota};
 pub use read::{Atime, Dir, DirEntry, Inode, Inodes, ReadFile};
 pub use stat::Stat;
-pub use workdir::{HOME, Parked, Staged, WorkDir};
+pub use workdir::{HOME, OWNERS, Parked, Staged, WorkDir};
 pub use write::{Ownership, UpperDir, UpperInode, WriteFile};
 
 use std::os::fd::OwnedFd;

@@ -17,9 +17,13 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::{self, Errno};
 
 use super::handle::{self, LastingId};
+use super::overrides::{self, Overrides};
+use super::policy::Policy;
+use super::quota::Quota;
 use super::stat::Stat;
 use crate::error::{Error, Place, Result};
 use crate::rules::BranchId;
+use crate::rules::override_stat::OverrideStat;
 
 /// What one call of getdents(2) is given room for.
 const LISTING_BUFFER_SIZE: usize = 64 * 1024;
@@ -50,24 +54,36 @@ pub enum Inodes {
 }
 
 /// What everything in a branch has from its root.
-#[derive(Clone, Copy, Debug)]
-struct Origin {
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
     branch: BranchId,
     atime: Atime,
     inodes: Inodes,
+    /// If the branch departs from what its disk says.
+    policy: Option<Arc<Policy>>,
 }
 
 impl Origin {
-    fn failed(self, call: &'static str) -> impl Fn(Errno) -> Error {
-        move |errno| Error::Sys { call, errno, place: Place::branch(self.branch) }
+    pub(super) fn overrides(&self) -> Option<&Overrides> {
+        self.policy.as_ref()?.overrides.as_deref()
     }
 
-    fn failed_at<'a>(self, call: &'static str, name: &'a OsStr) -> impl Fn(Errno) -> Error + 'a {
-        move |errno| Error::Sys { call, errno, place: Place::entry(self.branch, name) }
+    pub(super) fn quota(&self) -> Option<&Quota> {
+        self.policy.as_ref()?.quota.as_deref()
+    }
+
+    fn failed(&self, call: &'static str) -> impl Fn(Errno) -> Error + use<> {
+        let branch = self.branch;
+        move |errno| Error::Sys { call, errno, place: Place::branch(branch) }
+    }
+
+    fn failed_at<'a>(&self, call: &'static str, name: &'a OsStr) -> impl Fn(Errno) -> Error + use<'a> {
+        let branch = self.branch;
+        move |errno| Error::Sys { call, errno, place: Place::entry(branch, name) }
     }
 
     /// Opens for reading as the access time is to be treated. Only an inode's owner may ask for `O_NOATIME`.
-    fn open(self, flags: OFlags, open: impl Fn(OFlags) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    fn open(&self, flags: OFlags, open: impl Fn(OFlags) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
         match self.atime {
             Atime::AsDisk => open(flags),
             Atime::Kept => match open(flags | OFlags::NOATIME) {
@@ -104,7 +120,9 @@ pub struct Inode {
     fd: Arc<OwnedFd>,
     /// Whether the descriptor is an `O_PATH` one, which many calls take by its path in /proc only.
     is_path: bool,
-    origin: Origin,
+    pub(super) origin: Origin,
+    /// What the directory that it was opened in says of its owner.
+    said: Option<OverrideStat>,
 }
 
 /// A regular file of a branch that is open for reading. It has no method that writes, and cannot become one that
@@ -138,7 +156,13 @@ impl Dir {
     /// Takes over the descriptor of a branch's root, of whatever kind it is.
     #[must_use]
     pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime, inodes: Inodes) -> Self {
-        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime, inodes } }
+        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime, inodes, policy: None } }
+    }
+
+    /// The same for a branch that departs from what its disk says.
+    #[must_use]
+    pub fn under(self, policy: Option<Arc<Policy>>) -> Self {
+        Self { origin: Origin { policy, ..self.origin }, ..self }
     }
 
     /// The same for a branch whose inodes cannot be told from those of another.
@@ -146,6 +170,18 @@ impl Dir {
     pub fn ambiguous(self) -> Self {
         let origin = Origin { inodes: Inodes::Ambiguous, ..self.origin };
         Self { origin, ..self }
+    }
+
+    /// If records say whose its files are.
+    #[must_use]
+    pub fn overrides(&self) -> Option<&Overrides> {
+        self.origin.overrides()
+    }
+
+    /// If the branch may hold so much and no more.
+    #[must_use]
+    pub fn quota(&self) -> Option<&Quota> {
+        self.origin.quota()
     }
 
     /// Whether lasting names of this filesystem's inodes may be those of the other's.
@@ -171,7 +207,7 @@ impl Dir {
 
     /// The same directory, once it was moved into the branch of another.
     pub(super) fn moved_to(&self, dir: &Self) -> Self {
-        Self { origin: dir.origin, ..self.clone() }
+        Self { origin: dir.origin.clone(), ..self.clone() }
     }
 
     /// What a file is opened with, besides, so that its access time is treated as it is to be.
@@ -183,14 +219,22 @@ impl Dir {
     }
 
     fn inside(&self, fd: OwnedFd, reading: Option<Arc<Mutex<()>>>) -> Self {
-        Self { fd: Arc::new(fd), reading, origin: self.origin }
+        Self { fd: Arc::new(fd), reading, origin: self.origin.clone() }
     }
 
     /// The directory's own attributes.
     ///
     /// # Errors
-    /// Those of statx(2).
+    /// Those of statx(2), and of reading its record.
     pub fn stat_self(&self) -> Result<Stat> {
+        let stat = self.stat_on_disk()?;
+        match self.origin.overrides() {
+            None => Ok(stat),
+            Some(overrides) => overrides.shown(&self.inode(), stat),
+        }
+    }
+
+    pub(super) fn stat_on_disk(&self) -> Result<Stat> {
         Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH).map_err(self.origin.failed("statx"))
     }
 
@@ -198,10 +242,13 @@ impl Dir {
     /// cannot be there either.
     ///
     /// # Errors
-    /// Those of statx(2) but for ENOENT.
+    /// Those of statx(2) but for ENOENT, and of reading its record.
     pub fn stat(&self, name: &OsStr) -> Result<Option<Stat>> {
         match Stat::of(&self.fd, name, AtFlags::empty()) {
-            Ok(stat) => Ok(Some(stat)),
+            Ok(stat) => match self.origin.overrides() {
+                None => Ok(Some(stat)),
+                Some(overrides) => overrides.shown_at(self, name, stat).map(Some),
+            },
             Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
             Err(errno) => Err(self.origin.failed_at("statx", name)(errno)),
         }
@@ -226,9 +273,49 @@ impl Dir {
     /// # Errors
     /// Those of openat(2).
     pub fn open_inode(&self, name: &OsStr) -> Result<Inode> {
+        let inode = self.open_inode_on_disk(name)?;
+        match self.origin.overrides() {
+            None => Ok(inode),
+            Some(overrides) => Ok(Inode { said: overrides.symlink_owner(self, name)?, ..inode }),
+        }
+    }
+
+    /// The same, whatever the directory says of its owner.
+    pub(super) fn open_inode_on_disk(&self, name: &OsStr) -> Result<Inode> {
         let opened = self.open_at(name, OFlags::PATH);
         let fd = Arc::new(opened.map_err(self.origin.failed_at("openat", name))?);
-        Ok(Inode { fd, is_path: true, origin: self.origin })
+        Ok(Inode { fd, is_path: true, origin: self.origin.clone(), said: None })
+    }
+
+    /// Whether the directory's filesystem has attributes of that kind.
+    ///
+    /// # Errors
+    /// Those of getxattr(2).
+    pub fn has_xattrs(&self, key: &OsStr) -> Result<bool> {
+        let inode = self.inode();
+        let found = inode.by_descriptor(
+            || grow(|buffer| fs::fgetxattr(&self.fd, key, buffer)),
+            |path| grow(|buffer| fs::getxattr(path, key, buffer)),
+        );
+        match found {
+            Err(Errno::OPNOTSUPP) => Ok(false),
+            Ok(_) | Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => Ok(true),
+            Err(errno) => Err(self.origin.failed_at("getxattr", key)(errno)),
+        }
+    }
+
+    /// The value of an entry's extended attribute, as [`Inode::xattr_on_disk`] has it.
+    pub(super) fn xattr_of_entry(&self, name: &OsStr, key: &OsStr) -> Result<Option<Vec<u8>>> {
+        // No call takes a directory's descriptor and a name before Linux 6.13.
+        let mut path = Vec::with_capacity(32 + name.len());
+        // Writing to a Vec cannot fail.
+        write!(path, "/proc/self/fd/{}/", self.fd.as_raw_fd()).unwrap_or_default();
+        path.extend_from_slice(name.as_bytes());
+        match grow(|buffer| fs::lgetxattr(&*path, key, buffer)) {
+            Ok(value) => Ok(Some(value)),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.origin.failed_at("lgetxattr", name)(errno)),
+        }
     }
 
     /// The regular file under `name`, open for reading; ESTALE if it is anything else. Opening a file does nothing to
@@ -249,13 +336,14 @@ impl Dir {
             errno => errno,
         });
         let fd = Arc::new(fd.map_err(self.origin.failed_at("openat", name))?);
-        Ok(ReadFile::of(Inode { fd, is_path: false, origin: self.origin }))
+        Ok(ReadFile::of(Inode { fd, is_path: false, origin: self.origin.clone(), said: None }))
     }
 
     /// The directory itself as an inode.
     #[must_use]
     pub fn inode(&self) -> Inode {
-        Inode { fd: Arc::clone(&self.fd), is_path: self.reading.is_none(), origin: self.origin }
+        let fd = Arc::clone(&self.fd);
+        Inode { fd, is_path: self.reading.is_none(), origin: self.origin.clone(), said: None }
     }
 
     fn open_at(&self, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
@@ -293,7 +381,12 @@ impl Dir {
                 let entry = entry.map_err(self.origin.failed("getdents"))?;
                 let name = entry.file_name().to_bytes();
                 if name != b"." && name != b".." {
-                    show(OsStr::from_bytes(name), entry.file_type(), entry.ino());
+                    let kind = match entry.file_type() {
+                        // It may stand for another type.
+                        FileType::RegularFile if self.origin.overrides().is_some() => FileType::Unknown,
+                        kind => kind,
+                    };
+                    show(OsStr::from_bytes(name), kind, entry.ino());
                 }
             }
             Ok(())
@@ -328,14 +421,23 @@ impl Dir {
 impl Inode {
     /// Takes over a file that was just made.
     pub(super) fn of_new_file(dir: &Dir, fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd), is_path: false, origin: dir.origin }
+        Self { fd: Arc::new(fd), is_path: false, origin: dir.origin.clone(), said: None }
     }
 
     /// The inode's attributes.
     ///
     /// # Errors
-    /// Those of statx(2).
+    /// Those of statx(2), and of reading its record.
     pub fn stat(&self) -> Result<Stat> {
+        let stat = self.stat_on_disk()?;
+        match (self.origin.overrides(), self.said) {
+            (None, _) => Ok(stat),
+            (Some(_), Some(said)) => Ok(overrides::apply(said, stat)),
+            (Some(overrides), None) => overrides.shown(self, stat),
+        }
+    }
+
+    pub(super) fn stat_on_disk(&self) -> Result<Stat> {
         Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH).map_err(self.origin.failed("statx"))
     }
 
@@ -346,7 +448,7 @@ impl Inode {
     pub fn open_read(&self) -> Result<ReadFile> {
         let opened = self.origin.open(OFlags::RDONLY, |flags| self.reopen(flags));
         let fd = Arc::new(opened.map_err(self.origin.failed("open"))?);
-        Ok(ReadFile::of(Self { fd, is_path: false, origin: self.origin }))
+        Ok(ReadFile::of(self.reopened_as(fd)))
     }
 
     /// Opens the same inode once more.
@@ -361,10 +463,14 @@ impl Inode {
     }
 
     pub(super) fn reopened(&self, fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd), is_path: false, origin: self.origin }
+        self.reopened_as(Arc::new(fd))
     }
 
-    pub(super) fn failed(&self, call: &'static str) -> impl Fn(Errno) -> Error {
+    fn reopened_as(&self, fd: Arc<OwnedFd>) -> Self {
+        Self { fd, is_path: false, origin: self.origin.clone(), said: self.said }
+    }
+
+    pub(super) fn failed(&self, call: &'static str) -> impl Fn(Errno) -> Error + use<> {
         self.origin.failed(call)
     }
 
@@ -383,6 +489,18 @@ impl Inode {
     /// # Errors
     /// Those of getxattr(2) but for ENODATA and EOPNOTSUPP.
     pub fn get_xattr(&self, key: &OsStr) -> Result<Option<Vec<u8>>> {
+        let Some(overrides) = self.origin.overrides() else { return self.xattr_on_disk(key) };
+        match overrides.key_on_disk(key) {
+            Ok(key) => self.xattr_on_disk(&key),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The same by the name that it has on the disk, whatever users see.
+    ///
+    /// # Errors
+    /// As [`Self::get_xattr`].
+    pub fn xattr_on_disk(&self, key: &OsStr) -> Result<Option<Vec<u8>>> {
         let value = self.by_descriptor(
             || grow(|buffer| fs::fgetxattr(&self.fd, key, buffer)),
             |path| grow(|buffer| fs::getxattr(path, key, buffer)),
@@ -399,6 +517,18 @@ impl Inode {
     /// # Errors
     /// Those of listxattr(2) but for EOPNOTSUPP.
     pub fn list_xattrs(&self) -> Result<Vec<OsString>> {
+        let keys = self.xattrs_on_disk()?;
+        Ok(match self.origin.overrides() {
+            None => keys,
+            Some(overrides) => overrides.shown_keys(keys),
+        })
+    }
+
+    /// The same by the names that they have on the disk, whatever users see.
+    ///
+    /// # Errors
+    /// As [`Self::list_xattrs`].
+    pub fn xattrs_on_disk(&self) -> Result<Vec<OsString>> {
         let names = self.by_descriptor(
             || grow(|buffer| fs::flistxattr(&self.fd, buffer)),
             |path| grow(|buffer| fs::listxattr(path, buffer)),

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
+use super::policy::Policy;
 use super::shared_whiteout::SharedWhiteouts;
 use super::write::{UpperDir, UpperInode, WriteFile};
 use crate::error::{Error, Result};
@@ -34,6 +35,9 @@ struct Homes {
     stage: Option<UpperDir>,
     unlinked: Option<UpperDir>,
     links: Option<UpperDir>,
+    owners: Option<UpperDir>,
+    /// How the upper departs from what its disk says, and so what is made here for it.
+    policy: Option<Arc<Policy>>,
 }
 
 /// An entry that is not in the upper yet. Dropping it removes it.
@@ -60,6 +64,8 @@ pub const HOME: &str = "plyfs";
 const STAGE: &str = "stage";
 const UNLINKED: &str = "unlinked";
 const LINKS: &str = "links";
+/// Where in it the records are of what can have no attribute.
+pub const OWNERS: &str = "owners";
 const PRIVATE: Mode = Mode::RWXU;
 /// The permission bits of everybody but the owner.
 const OTHERS: u32 = 0o077;
@@ -159,6 +165,27 @@ impl WorkDir {
         self.dir(LINKS, |homes| &mut homes.links)
     }
 
+    /// The directory for the records of what can have no attribute, see [`Overrides`]. Users see nothing of it.
+    ///
+    /// # Errors
+    /// Those of making and opening it.
+    pub fn owners(&self) -> Result<UpperDir> {
+        Ok(self.dir(OWNERS, |homes| &mut homes.owners)?.under(None))
+    }
+
+    /// From now on what is made here for the upper is made as there.
+    pub fn follow(&self, policy: &Arc<Policy>) {
+        if policy.quota.is_some() {
+            // What has no name goes without a word, and would be counted for ever.
+            self.has_unnamed.store(false, Ordering::Relaxed);
+        }
+        let homes = &mut *self.home.lock();
+        homes.policy = Some(Arc::clone(policy));
+        for dir in [&mut homes.stage, &mut homes.unlinked, &mut homes.links] {
+            *dir = dir.take().map(|dir| dir.under(Some(Arc::clone(policy))));
+        }
+    }
+
     fn dir(&self, name: &str, slot: impl Fn(&mut Homes) -> &mut Option<UpperDir>) -> Result<UpperDir> {
         let homes = &mut *self.home.lock();
         if let Some(dir) = slot(homes) {
@@ -172,6 +199,7 @@ impl WorkDir {
             Err(e) if e.is(Errno::NODATA) || e.is(Errno::OPNOTSUPP) => {}
             removed => removed?,
         }
+        let dir = dir.under(homes.policy.clone());
         *slot(homes) = Some(dir.clone());
         Ok(dir)
     }
@@ -186,10 +214,13 @@ impl WorkDir {
         for name in [STAGE, UNLINKED] {
             root.remove_tree(OsStr::new(name))?;
         }
-        match root.remove_dir(OsStr::new(LINKS)) {
-            Err(e) if [Errno::NOTEMPTY, Errno::EXIST, Errno::NOENT].iter().any(|n| e.is(*n)) => Ok(()),
-            removed => removed,
+        for name in [LINKS, OWNERS] {
+            match root.remove_dir(OsStr::new(name)) {
+                Err(e) if [Errno::NOTEMPTY, Errno::EXIST, Errno::NOENT].iter().any(|n| e.is(*n)) => {}
+                removed => removed?,
+            }
         }
+        Ok(())
     }
 
     /// An empty regular file. If it has no name, and so cannot be opened by anybody, it has these permission bits
@@ -233,7 +264,7 @@ impl WorkDir {
     /// # Errors
     /// Those of linkat(2) and mknodat(2) but for EEXIST.
     pub fn make_marker(&self, dir: &UpperDir, name: &OsStr) -> Result<()> {
-        let stat = dir.stat_self()?;
+        let stat = dir.stat_on_disk()?;
         self.make_marker_of((stat.st_uid, stat.st_gid), dir, name)
     }
 

@@ -7,6 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{
     self, AtFlags, Dev, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid,
@@ -15,10 +16,13 @@ use rustix::fs::{
 use rustix::io::{self, Errno};
 
 use super::door::{Call, change, failed, try_change};
+use super::overrides::Overrides;
+use super::policy::Policy;
 use super::read::{Atime, Dir, Inode, Inodes, ReadFile};
 use super::stat::Stat;
 use crate::error::Result;
 use crate::rules::BranchId;
+use crate::rules::override_stat::OverrideStat;
 
 /// A directory of the upper, or of the workdir beside it.
 #[derive(Clone, Debug)]
@@ -93,6 +97,30 @@ impl UpperDir {
         Self(Dir::root(fd, BranchId::WORK, atime, inodes))
     }
 
+    /// The same where the branch departs from what its disk says.
+    #[must_use]
+    pub fn under(self, policy: Option<Arc<Policy>>) -> Self {
+        Self(self.0.under(policy))
+    }
+
+    /// Makes something that takes an inode.
+    fn change_with_inode<T>(&self, call: Call<'_>, make: impl FnOnce() -> io::Result<T>) -> Result<T> {
+        let Some(quota) = self.quota() else { return change(call, make) };
+        quota.take_inode().map_err(|errno| failed(&call, errno))?;
+        change(call, make).inspect_err(|_| quota.give_inode())
+    }
+
+    /// Makes a change by which the inode under a name loses it.
+    fn change_losing(&self, name: &OsStr, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Some(quota) = self.quota() else { return change() };
+        let lost = self.stat(name)?;
+        change()?;
+        if let Some(lost) = lost {
+            quota.lose(&lost);
+        }
+        Ok(())
+    }
+
     /// The same directory, once it was moved into another that belongs to the upper.
     #[must_use]
     pub fn moved_to(&self, dir: &Self) -> Self {
@@ -128,7 +156,7 @@ impl UpperDir {
     pub fn create(&self, name: &OsStr, mode: Mode) -> Result<WriteFile> {
         let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let flags = OFlags::RDWR | new | self.atime_flag();
-        let fd = change(Call::Create(self, name), || fs::openat(self, name, flags, mode))?;
+        let fd = self.change_with_inode(Call::Create(self, name), || fs::openat(self, name, flags, mode))?;
         Ok(WriteFile::new(self, fd))
     }
 
@@ -137,8 +165,9 @@ impl UpperDir {
     /// # Errors
     /// Those of openat(2) with `O_TMPFILE`; EOPNOTSUPP, EISDIR or EINVAL where there is no such thing.
     pub fn create_unnamed(&self, mode: Mode) -> Result<WriteFile> {
+        let mode = if self.overrides().is_some() { Mode::RUSR | Mode::WUSR } else { mode };
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC | self.atime_flag();
-        let fd = change(Call::CreateUnnamed(self), || fs::openat(self, c".", flags, mode))?;
+        let fd = self.change_with_inode(Call::CreateUnnamed(self), || fs::openat(self, c".", flags, mode))?;
         Ok(WriteFile::new(self, fd))
     }
 
@@ -147,7 +176,20 @@ impl UpperDir {
     /// # Errors
     /// Those of mknodat(2).
     pub fn make_node(&self, name: &OsStr, kind: FileType, mode: Mode, device: Dev) -> Result<()> {
-        change(Call::Mknod(self, name), || fs::mknodat(self, name, kind, mode, device))
+        if self.overrides().is_some() {
+            return self.make_stand_in(name, kind, mode, device);
+        }
+        self.change_with_inode(Call::Mknod(self, name), || fs::mknodat(self, name, kind, mode, device))
+    }
+
+    /// Makes a regular file that stands for one of another type.
+    fn make_stand_in(&self, name: &OsStr, kind: FileType, mode: Mode, device: Dev) -> Result<()> {
+        let file = self.create(name, Mode::RUSR | Mode::WUSR)?;
+        let own = file.inode().stat_on_disk()?;
+        let device = (fs::major(device), fs::minor(device));
+        let st_mode = kind.as_raw_mode() | mode.as_raw_mode();
+        let said = OverrideStat::of((own.st_uid, own.st_gid), st_mode, device);
+        file.upper_inode().begin_record(said)
     }
 
     /// Makes a directory.
@@ -155,7 +197,7 @@ impl UpperDir {
     /// # Errors
     /// Those of mkdirat(2).
     pub fn make_dir(&self, name: &OsStr, mode: Mode) -> Result<()> {
-        change(Call::Mkdir(self, name), || fs::mkdirat(self, name, mode))
+        self.change_with_inode(Call::Mkdir(self, name), || fs::mkdirat(self, name, mode))
     }
 
     /// Makes a symbolic link.
@@ -163,7 +205,7 @@ impl UpperDir {
     /// # Errors
     /// Those of symlinkat(2).
     pub fn make_symlink(&self, name: &OsStr, target: &OsStr) -> Result<()> {
-        change(Call::Symlink(self, name), || fs::symlinkat(target, self, name))
+        self.change_with_inode(Call::Symlink(self, name), || fs::symlinkat(target, self, name))
     }
 
     /// Gives an inode of the upper one more name, here.
@@ -189,7 +231,9 @@ impl UpperDir {
     /// # Errors
     /// Those of unlinkat(2).
     pub fn unlink(&self, name: &OsStr) -> Result<()> {
-        change(Call::Unlink(self, name), || fs::unlinkat(self, name, AtFlags::empty()))
+        self.change_losing(name, || {
+            change(Call::Unlink(self, name), || fs::unlinkat(self, name, AtFlags::empty()))
+        })
     }
 
     /// Removes a directory that is empty on disk.
@@ -197,7 +241,9 @@ impl UpperDir {
     /// # Errors
     /// Those of unlinkat(2) with `AT_REMOVEDIR`.
     pub fn remove_dir(&self, name: &OsStr) -> Result<()> {
-        change(Call::Rmdir(self, name), || fs::unlinkat(self, name, AtFlags::REMOVEDIR))
+        self.change_losing(name, || {
+            change(Call::Rmdir(self, name), || fs::unlinkat(self, name, AtFlags::REMOVEDIR))
+        })
     }
 
     /// Removes an entry, if there is one, with all that is in it, however deep, with one descriptor at a time. Only
@@ -264,7 +310,9 @@ impl UpperDir {
     /// # Errors
     /// Those of renameat(2).
     pub fn rename(&self, name: &OsStr, to: &Self, new: &OsStr) -> Result<()> {
-        change(Call::Rename(self, name, to, new), || fs::renameat(self, name, to, new))
+        to.change_losing(new, || {
+            change(Call::Rename(self, name, to, new), || fs::renameat(self, name, to, new))
+        })
     }
 
     /// Moves an entry to a name that is free.
@@ -347,6 +395,35 @@ impl UpperDir {
 }
 
 impl UpperInode {
+    fn overrides(&self) -> Option<&Overrides> {
+        self.0.origin.overrides()
+    }
+
+    /// Gives a new inode its record, where there are any.
+    fn begin_record(&self, said: OverrideStat) -> Result<()> {
+        self.overrides().map_or(Ok(()), |overrides| overrides.begin(self, said))
+    }
+
+    /// Makes a new inode the one that `caller` has made in a directory with this mode, where records say whose its
+    /// files are: no inode comes into the upper without its record.
+    ///
+    /// # Errors
+    /// Those of setxattr(2).
+    pub fn record_as_new(
+        &self,
+        parent: &UpperDir,
+        caller: super::Caller,
+        st_mode: u32,
+        device: Dev,
+    ) -> Result<()> {
+        let Some(overrides) = self.overrides() else { return Ok(()) };
+        let new = overrides.of_new(parent, (caller.uid, caller.gid), caller.umask, st_mode, device)?;
+        for (key, value) in &new.xattrs {
+            self.set_xattr_on_disk(key, value, XattrFlags::empty())?;
+        }
+        overrides.begin(self, new.said)
+    }
+
     /// Opens a regular file for reading and writing.
     ///
     /// # Errors
@@ -357,10 +434,10 @@ impl UpperInode {
             // Whoever created the file read-only may still write through that handle, and we are asked
             // to do it by inode. The kernel has checked the caller; as the owner we let ourselves in.
             Err(Errno::ACCESS) => {
-                let mode = Mode::from_raw_mode(self.stat()?.st_mode);
-                self.chmod(mode | Mode::RUSR | Mode::WUSR)?;
+                let mode = Mode::from_raw_mode(self.stat_on_disk()?.st_mode);
+                self.chmod_on_disk(mode | Mode::RUSR | Mode::WUSR)?;
                 let opened = open();
-                self.chmod(mode)?;
+                self.chmod_on_disk(mode)?;
                 opened
             }
             result => result,
@@ -375,8 +452,8 @@ impl UpperInode {
     /// Those of open(2) and ftruncate(2).
     pub fn truncate(&self, size: u64) -> Result<()> {
         let call = Call::Truncate(self.as_fd());
-        let truncated =
-            self.by_descriptor(|| try_change(call, || fs::ftruncate(self, size)), |_| Err(Errno::BADF));
+        let truncate = || change_data(&self.0, call, (0, 0), |_| fs::ftruncate(self, size));
+        let truncated = self.by_descriptor(truncate, |_| Err(Errno::BADF));
         match truncated {
             // An `O_PATH` descriptor, or one for reading only.
             Err(Errno::BADF | Errno::INVAL) => self.open_write()?.truncate(size),
@@ -402,6 +479,13 @@ impl UpperInode {
     /// # Errors
     /// Those of chmod(2).
     pub fn chmod(&self, mode: Mode) -> Result<()> {
+        match self.overrides() {
+            Some(overrides) => overrides.chmod(self, mode),
+            None => self.chmod_on_disk(mode),
+        }
+    }
+
+    pub(super) fn chmod_on_disk(&self, mode: Mode) -> Result<()> {
         change(Call::Chmod(self.as_fd()), || {
             self.by_descriptor(|| fs::fchmod(self, mode), |path| fs::chmod(path, mode))
         })
@@ -412,6 +496,9 @@ impl UpperInode {
     /// # Errors
     /// Those of fchownat(2).
     pub fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+        if let Some(overrides) = self.overrides() {
+            return overrides.chown(self, uid, gid);
+        }
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         change(Call::Chown(self.as_fd()), || fs::chownat(self, c"", uid, gid, AtFlags::EMPTY_PATH))
     }
@@ -434,6 +521,13 @@ impl UpperInode {
     /// # Errors
     /// Those of setxattr(2).
     pub fn set_xattr(&self, key: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
+        match self.overrides() {
+            Some(overrides) => overrides.set_xattr(self, key, value, flags),
+            None => self.set_xattr_on_disk(key, value, flags),
+        }
+    }
+
+    pub(super) fn set_xattr_on_disk(&self, key: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
         change(Call::SetXattr(self.as_fd(), key), || {
             self.by_descriptor(
                 || fs::fsetxattr(self, key, value, flags),
@@ -447,6 +541,13 @@ impl UpperInode {
     /// # Errors
     /// Those of removexattr(2).
     pub fn remove_xattr(&self, key: &OsStr) -> Result<()> {
+        match self.overrides() {
+            Some(overrides) => self.remove_xattr_on_disk(&overrides.key_on_disk(key)?),
+            None => self.remove_xattr_on_disk(key),
+        }
+    }
+
+    pub(super) fn remove_xattr_on_disk(&self, key: &OsStr) -> Result<()> {
         change(Call::RemoveXattr(self.as_fd(), key), || {
             self.by_descriptor(|| fs::fremovexattr(self, key), |path| fs::removexattr(path, key))
         })
@@ -497,6 +598,24 @@ impl UpperInode {
     }
 }
 
+/// Makes a change of a regular file's data, of which so many bytes from `offset` are new. `make` learns for how many
+/// there is room.
+fn change_data<T>(
+    inode: &Inode,
+    call: Call<'_>,
+    (offset, length): (u64, u64),
+    make: impl FnOnce(u64) -> io::Result<T>,
+) -> io::Result<T> {
+    let Some(quota) = inode.origin.quota() else { return try_change(call, || make(length)) };
+    let stat = || Stat::of(inode, c"", AtFlags::EMPTY_PATH);
+    let before = stat()?;
+    let room = quota.room(&before, offset, length)?;
+    let done = try_change(call, || make(room));
+    // Also of a change that failed in the middle.
+    quota.changed(&before, &stat()?);
+    done
+}
+
 fn is_acl(key: &OsStr) -> bool {
     key.as_encoded_bytes().starts_with(b"system.posix_acl_")
 }
@@ -528,7 +647,12 @@ impl WriteFile {
         let mut done = 0;
         while done < data.len() {
             let call = Call::Write(self.as_fd());
-            match try_change(call, || io::pwrite(self, &data[done..], offset + done as u64)) {
+            let left = &data[done..];
+            let at = offset + done as u64;
+            let written = change_data(self.inode(), call, (at, left.len() as u64), |room| {
+                io::pwrite(self, &left[..usize::try_from(room).unwrap_or(usize::MAX)], at)
+            });
+            match written {
                 Ok(written) => done += written,
                 Err(Errno::INTR) => {}
                 // What is written is written: the caller is told how much.
@@ -557,7 +681,20 @@ impl WriteFile {
     /// # Errors
     /// Those of ftruncate(2).
     pub fn truncate(&self, size: u64) -> Result<()> {
-        change(Call::Truncate(self.as_fd()), || fs::ftruncate(self, size))
+        let call = Call::Truncate(self.as_fd());
+        change_data(self.inode(), call, (0, 0), |_| fs::ftruncate(self, size))
+            .map_err(|errno| failed(&call, errno))
+    }
+
+    /// What a disk does by itself to a file's capabilities when the file is written, where it does not know of them.
+    ///
+    /// # Errors
+    /// Those of removexattr(2).
+    pub fn drop_capability(&self) -> Result<()> {
+        match self.inode().origin.overrides() {
+            Some(overrides) => overrides.drop_capability(&self.upper_inode()),
+            None => Ok(()),
+        }
     }
 
     /// Allocates, punches or zeroes a range, in the modes that the filesystem has.
@@ -565,7 +702,15 @@ impl WriteFile {
     /// # Errors
     /// Those of fallocate(2).
     pub fn allocate(&self, mode: FallocateFlags, offset: u64, length: u64) -> Result<()> {
-        change(Call::Fallocate(self.as_fd()), || fs::fallocate(self, mode, offset, length))
+        let call = Call::Fallocate(self.as_fd());
+        let is_new = mode.difference(FallocateFlags::KEEP_SIZE).is_empty();
+        let new = if is_new { length } else { 0 };
+        let allocate = |room| {
+            // There is no such thing as half of it.
+            if room < new { Err(Errno::NOSPC) } else { fs::fallocate(self, mode, offset, length) }
+        };
+        let allocated = change_data(self.inode(), call, (offset, new), allocate);
+        allocated.map_err(|errno| failed(&call, errno))
     }
 
     /// Copies a range from another file, within the kernel if the disk can. Answers how much was copied.
@@ -579,7 +724,9 @@ impl WriteFile {
         mut write_at: u64,
         length: usize,
     ) -> io::Result<usize> {
-        try_change(Call::CopyRange(self.as_fd()), || {
+        let call = Call::CopyRange(self.as_fd());
+        change_data(self.inode(), call, (write_at, length as u64), |room| {
+            let length = usize::try_from(room).unwrap_or(usize::MAX);
             fs::copy_file_range(from, Some(&mut read_at), self, Some(&mut write_at), length)
         })
     }
@@ -589,7 +736,10 @@ impl WriteFile {
     /// # Errors
     /// Those of ioctl(2) with `FICLONE`.
     pub fn clone_from(&self, from: &ReadFile) -> io::Result<()> {
-        try_change(Call::Clone(self.as_fd()), || fs::ioctl_ficlone(self, from))
+        let size = Stat::of(from, c"", AtFlags::EMPTY_PATH)?.st_blocks as u64 * 512;
+        change_data(self.inode(), Call::Clone(self.as_fd()), (0, size), |room| {
+            if room < size { Err(Errno::NOSPC) } else { fs::ioctl_ficlone(self, from) }
+        })
     }
 
     /// Waits until the file is on disk.

@@ -66,6 +66,11 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
   fsname=NAME            what mount(8) shows as the source (default: SOURCE, else plyfs)
   uidmapping=D:S:N[:…]   show the N ids from D on disk as those from S; also gidmapping=
   squash_to_root         show everything as root's; also squash_to_uid=N, squash_to_gid=N
+  xattr_permissions=2    owner, mode and type of a file are those in its attribute
+                         user.containers.override_stat, and the file itself is the mounter's:
+                         for many owners without root; =1 in one that only root may set
+  size=N, inodes=N       how much data and how many files the upper may hold, those that it has by
+                         now included; df(1) shows it. N may end in k, m or g
   upper_from_overlayfs   the upper was written by overlayfs: a 0:0 device in it is a whiteout
   stable_inodes          branches on FUSE keep their inode numbers over a remount: then hard links of
                          their files stay together when one is written

@@ -65,9 +65,9 @@ impl DirMarkers {
         let mut markers = Self { opaque, ..Self::default() };
         let inode = dir.inode();
         let is = |key: &OsStr, names: &[&str]| names.iter().any(|name| key == *name);
-        for key in inode.list_xattrs()? {
+        for key in inode.xattrs_on_disk()? {
             if is(&key, &OPAQUE_XATTRS) {
-                match inode.get_xattr(&key)?.as_deref() {
+                match inode.xattr_on_disk(&key)?.as_deref() {
                     Some(b"y") => markers.opaque = true,
                     Some(b"x") => markers.xattr_whiteouts = true,
                     _ => {}
@@ -94,9 +94,9 @@ impl DirMarkers {
 /// Those of listxattr(2) and getxattr(2).
 pub fn opaque_xattrs(dir: &Inode) -> Result<Vec<OsString>> {
     let mut found = Vec::new();
-    for key in dir.list_xattrs()? {
+    for key in dir.xattrs_on_disk()? {
         let is_opaque = OPAQUE_XATTRS.iter().any(|name| key == *name);
-        if is_opaque && dir.get_xattr(&key)?.as_deref() == Some(b"y") {
+        if is_opaque && dir.xattr_on_disk(&key)?.as_deref() == Some(b"y") {
             found.push(key);
         }
     }
@@ -142,7 +142,7 @@ fn refused(feature: &'static str, dir: &Dir, name: &Name) -> Error {
 
 fn has_any(inode: &Inode, keys: &[&str]) -> Result<bool> {
     for key in keys {
-        match inode.get_xattr(OsStr::new(key)) {
+        match inode.xattr_on_disk(OsStr::new(key)) {
             Ok(Some(_)) => return Ok(true),
             Ok(None) => {}
             // The filesystem shows such attributes to root only.

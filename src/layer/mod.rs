@@ -5,7 +5,6 @@
 mod entry;
 mod list;
 mod markers;
-pub mod override_stat;
 mod walk;
 
 pub use entry::{Ask, Word, ask};

@@ -36,7 +36,7 @@ pub use inspect::{branches, messages, sync};
 pub use question::answer_if_sent;
 pub use unmount::umount;
 
-use crate::branch::BranchRoots;
+use crate::branch::{Believed, BranchRoots, Limits};
 use crate::exit::Exit;
 use crate::fuse::Adapter;
 use crate::options::{MountOptions, Warning};
@@ -115,6 +115,11 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
         squashed: ids.uid.is_squashed() || ids.gid.is_squashed(),
         noatime: options.flags.contains(rustix::mount::MountFlags::NOATIME),
         stable_inodes: options.stable_inodes,
+        overrides: options.overrides.map(|xattr| {
+            let believed = if exposure::matters() { Believed::Own } else { Believed::All };
+            (xattr, believed)
+        }),
+        limits: Limits { bytes: options.size, inodes: options.inodes },
     };
     crate::branch::keep_capabilities();
     privileges::bound();

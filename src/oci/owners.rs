@@ -1,7 +1,7 @@
 //! Whose are the files of a layer: on the disk, and in the image?
 //!
 //! Root, also of a user namespace, gives files away. Somebody else cannot: for him an extended attribute says whose
-//! they are in the image ([`override_stat`](crate::layer::override_stat)), and the files are his own.
+//! they are in the image ([`override_stat`](crate::rules::override_stat)), and the files are his own.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -92,7 +92,7 @@ impl Owners {
 }
 
 /// Whether chown(2) and mode bits of others' files are ours to set.
-fn may_give_away() -> bool {
+pub(super) fn may_give_away() -> bool {
     let wanted = CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::DAC_OVERRIDE;
     capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
 }

@@ -16,10 +16,10 @@ use super::owners::Owners;
 use super::progress::Progress;
 use crate::branch::{UpperDir, UpperInode, WriteFile};
 use crate::cli::OwnersIn;
-use crate::layer::override_stat::{
+use crate::rules::name::{MarkerName, Name, Spelling};
+use crate::rules::override_stat::{
     Kind, MADE_WITH_MODE, OVERRIDE_STAT, OverrideStat, SYMLINK_OWNERS, kept_under,
 };
-use crate::rules::name::{MarkerName, Name, Spelling};
 use crate::shown::shown;
 
 /// Of so many directories on the way the descriptors are kept.

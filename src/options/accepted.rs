@@ -150,7 +150,6 @@ const REFUSED: &[(&str, When, &str)] = &[
     ("negative_timeout", When::Zero, NO_WATCH),
     // fuse-overlayfs
     ("timeout", When::Zero, NO_WATCH),
-    ("xattr_permissions", When::Unless(&["0"]), "owners and modes are shown as they are on disk, not from attributes: leave it out (podman: unset force_mask)"),
     ("plugins", When::Always, "there are no plugins: leave it out, and unpack what the plugin would supply"),
     ("noxattrs", When::Unless(&["0"]), "extended attributes are always shown: leave it out"),
     ("noacl", When::Always, "ACLs always hold: leave it out, and remove them with `setfacl -b` where they should not"),
@@ -257,7 +256,7 @@ mod tests {
             None => class(option.as_bytes(), None),
         };
         for option in "remount umask=077 umask=0 uid=0 gid=5 modules=subdir setuid=bin drop_privileges fd=3 direct_io \
-            attr_timeout=0 entry_timeout=0.0 negative_timeout=0 timeout=0 xattr_permissions=2 xattr_permissions=1 \
+            attr_timeout=0 entry_timeout=0.0 negative_timeout=0 timeout=0 \
             plugins=a.so noxattrs=1 noxattrs noacl ino32=1 redirect_dir=on redirect_dir=follow metacopy=on \
             nfs_export=on verity=on verity=require override_creds=off datadir+=d chroot=/x nocow stats udba=reval \
             udba=notify udba hinotify shwh nodirperm1"
@@ -267,7 +266,7 @@ mod tests {
         }
         for option in "defaults noauto auto nofail _netdev user=root comment=x x-systemd.automount X-mount.mkdir=0755 \
             timeout=5 attr_timeout=1 entry_timeout=0.5 auto_unmount default_permissions hard_remove noforget use_ino \
-            xattr_permissions=0 noxattrs=0 fsync=0 redirect_dir=off redirect_dir=nofollow metacopy=off index=off \
+            noxattrs=0 fsync=0 redirect_dir=off redirect_dir=nofollow metacopy=off index=off \
             index=on xino=auto nfs_export=off verity=off override_creds=on uuid=null userxattr cow hide_meta_files \
             udba=none sum noplink acl create=rr si=7 user_id=0 rootmode=40000"
             .split_whitespace()

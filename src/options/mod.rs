@@ -11,7 +11,9 @@ use rustix::mount::MountFlags;
 
 use crate::cli::MountArgs;
 use crate::rules::ids::{IdMap, IdMapError, IdMaps};
+use crate::rules::override_stat::OverrideXattr;
 use crate::shown::shown;
+use crate::units::parse_size;
 
 mod accepted;
 mod escape;
@@ -56,6 +58,12 @@ pub struct MountOptions {
     pub overlay_upper: bool,
     /// FUSE filesystems among the branches keep the numbers of their inodes.
     pub stable_inodes: bool,
+    /// Records say whose the branches' files are, in this attribute.
+    pub overrides: Option<OverrideXattr>,
+    /// How much data the upper may hold, in bytes of disk.
+    pub size: Option<u64>,
+    /// How many inodes the upper may hold.
+    pub inodes: Option<u64>,
     /// Which ids are shown for which.
     pub ids: IdMapping,
     /// How many event loops answer requests.
@@ -179,6 +187,14 @@ pub enum OptionError {
         /// The most that is allowed.
         max: u32,
     },
+    /// No amount, or nothing at all.
+    #[error("{option}={} is no amount: write a number above 0, which may end in k, m or g (1,024 times each)", shown(.value))]
+    Amount {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+    },
     /// A mapping of ids that is none.
     #[error("{option}: {error}")]
     Ids {
@@ -242,6 +258,9 @@ struct Reader {
     volatile: bool,
     overlay_upper: bool,
     stable_inodes: bool,
+    overrides: Option<OverrideXattr>,
+    size: Option<u64>,
+    inodes: Option<u64>,
     ids: IdMapping,
     threads: Option<usize>,
     follows_callers: bool,
@@ -263,6 +282,9 @@ impl Reader {
             volatile: false,
             overlay_upper: false,
             stable_inodes: false,
+            overrides: None,
+            size: None,
+            inodes: None,
             ids: IdMapping::default(),
             threads: None,
             follows_callers: true,
@@ -312,6 +334,22 @@ impl Reader {
             }
             b"squash_to_gid" => {
                 self.ids.squash_gid = Some(number("squash_to_gid", value, 0, u32::MAX - 1)?);
+                Ok(())
+            }
+            b"xattr_permissions" => {
+                self.overrides = match number("xattr_permissions", value, 0, 2)? {
+                    0 => None,
+                    1 => Some(OverrideXattr::Privileged),
+                    _ => Some(OverrideXattr::User),
+                };
+                Ok(())
+            }
+            b"size" => {
+                self.size = Some(amount("size", value)?);
+                Ok(())
+            }
+            b"inodes" => {
+                self.inodes = Some(amount("inodes", value)?);
                 Ok(())
             }
             b"threads" => {
@@ -399,6 +437,9 @@ impl Reader {
             volatile: self.volatile || args.volatile,
             overlay_upper: self.overlay_upper,
             stable_inodes: self.stable_inodes,
+            overrides: self.overrides,
+            size: self.size,
+            inodes: self.inodes,
             ids: self.ids,
             threads: self.threads.unwrap_or(threads),
             follows_callers: self.follows_callers,
@@ -427,6 +468,15 @@ fn number(option: &'static str, value: Option<&[u8]>, min: u32, max: u32) -> Res
     match text.parse() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
         _ => Err(OptionError::Number { option, value: text.into_owned(), min, max }),
+    }
+}
+
+/// A number that may end in k, m or g, as tmpfs has it.
+fn amount(option: &'static str, value: Option<&[u8]>) -> Result<u64, OptionError> {
+    let text = String::from_utf8_lossy(needed(option, value, "N[k|m|g]")?);
+    match parse_size(&text) {
+        Ok(amount) if amount > 0 => Ok(amount),
+        _ => Err(OptionError::Amount { option, value: text.into_owned() }),
     }
 }
 

@@ -37,6 +37,13 @@ impl KillPriv<'_> {
     }
 }
 
+/// The mode that anything but a directory has after a change of its owner, whoever makes it.
+#[must_use]
+pub fn mode_after_chown(mode: u32) -> u32 {
+    let sgid = if mode & GROUP_EXEC == 0 { 0 } else { SGID };
+    mode & !(SUID | sgid)
+}
+
 /// Whether there is nothing in a mode that a change of data could take away.
 #[must_use]
 pub fn is_plain(mode: u32) -> bool {
@@ -78,6 +85,13 @@ mod tests {
             assert_eq!(KillPriv::Strip(&member).mode_after_acl(before, GROUP), before);
             assert_eq!(KillPriv::Strip(&outsider).mode_after_acl(before, GROUP), by_outsider);
             assert_eq!(KillPriv::Keep.mode_after_acl(before, GROUP), before);
+        }
+    }
+
+    #[test]
+    fn a_change_of_owner_takes_what_gives_rights() {
+        for (before, after) in [(0o106_755, 0o100_755), (0o106_644, 0o102_644), (0o101_777, 0o101_777)] {
+            assert_eq!(mode_after_chown(before), after, "{before:o}");
         }
     }
 

@@ -7,6 +7,7 @@ pub mod ids;
 pub mod kill_priv;
 pub mod merge;
 pub mod name;
+pub mod override_stat;
 pub mod plan;
 pub mod resolve;
 mod short_bytes;

@@ -264,9 +264,10 @@ impl Union {
 
     /// Who will own the copy of what has these attributes.
     pub(super) fn owner_of_copy(&self, original: &Stat) -> (u32, u32) {
+        let records = self.stack.upper.as_ref().is_some_and(|upper| upper.overrides().is_some());
         match self.ownership() {
-            Ownership::AsOriginal => (original.st_uid, original.st_gid),
-            Ownership::Ours => (geteuid().as_raw(), getegid().as_raw()),
+            Ownership::AsOriginal if !records => (original.st_uid, original.st_gid),
+            _ => (geteuid().as_raw(), getegid().as_raw()),
         }
     }
 

@@ -9,7 +9,7 @@ use super::copy_up::Data;
 use super::locked::{EntryRef, LockedNames};
 use super::lookup::Looked;
 use super::node::NodeId;
-use crate::branch::{Caller, UpperDir, act_as};
+use crate::branch::{Caller, UpperDir, WriteFile, act_as};
 use crate::error::{Error, Result};
 use crate::rules::plan::{self, NewEntry};
 
@@ -60,6 +60,10 @@ impl Union {
             let target = self.entry_ref(parent, name)?;
             let mut file = None;
             let mut create = |dir: &UpperDir, name: &OsStr| {
+                if dir.overrides().is_some() {
+                    file = self.make_recorded(dir, name, new, caller)?;
+                    return Ok(());
+                }
                 // The kernel has taken sgid away where this caller may not set it.
                 act_as(caller, || match new {
                     NewNode::Dir(mode) => dir.make_dir(name, Mode::from_raw_mode(mode & 0o7777)),
@@ -86,6 +90,37 @@ impl Union {
                 looked
             }))
         })?
+    }
+
+    /// Makes an entry where records say whose the files are: in the workdir, since it takes more than one step.
+    fn make_recorded(
+        &self,
+        dir: &UpperDir,
+        name: &OsStr,
+        new: NewNode<'_>,
+        caller: Caller,
+    ) -> Result<Option<WriteFile>> {
+        let work = self.writable()?.work;
+        let stage = work.stage()?;
+        let mut file = None;
+        let (staged, st_mode, device) = match new {
+            NewNode::Dir(mode) => {
+                let (staged, _) = work.make_dir(&stage, work.fresh_name())?;
+                (staged, FileType::Directory.as_raw_mode() | mode & 0o7777, 0)
+            }
+            NewNode::Symlink(target) => {
+                let staged = work.make_symlink(&stage, work.fresh_name(), target)?;
+                (staged, FileType::Symlink.as_raw_mode() | 0o777, 0)
+            }
+            NewNode::Other { mode, device } => {
+                let (staged, made) = work.file(Mode::RUSR | Mode::WUSR)?;
+                file = (FileType::from_raw_mode(mode) == FileType::RegularFile).then_some(made);
+                (staged, mode, device)
+            }
+        };
+        staged.inode().record_as_new(dir, caller, st_mode, device)?;
+        staged.commit(dir, name)?;
+        Ok(file)
     }
 
     /// Gives a file one more name. It is the inode that is meant which gets it, whatever its name leads to by now.

@@ -65,7 +65,10 @@ impl Union {
         if matches!(node.state().body, Body::Linked(_)) {
             self.upper()?.index.sync()?;
         }
-        self.with_descriptors(|| self.sync_names(&node))
+        self.with_descriptors(|| {
+            self.sync_record(&node)?;
+            self.sync_names(&node)
+        })
     }
 
     /// Syncs the directories above a node in which copy-ups have made names that may not be on disk yet.
@@ -98,6 +101,7 @@ impl Union {
         }
         self.with_descriptors(|| {
             self.upper_dir(&node)?.sync()?;
+            self.sync_record(&node)?;
             self.sync_names(&node)
         })
     }
@@ -192,6 +196,9 @@ fn stripping(
     change: impl FnOnce(&WriteFile) -> Result<usize>,
 ) -> Result<Written> {
     let mut mode_changed = false;
+    if !plain.get() {
+        file.drop_capability()?;
+    }
     if matches!(kill, KillPriv::Strip(_)) && !plain.get() {
         // Before the look at the mode: whoever gives it suid or sgid from now on says so afterwards.
         plain.set(true);

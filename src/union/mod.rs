@@ -37,6 +37,7 @@ mod node_lock;
 mod open_files;
 mod readdir;
 mod real_inode;
+mod records;
 mod remove;
 mod rename;
 mod stack;
@@ -62,12 +63,14 @@ use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
 use crate::branch::{
-    Atime, BranchRoot, BranchRoots, Copier, Dir, Inodes, LastingId, Ownership, UpperDir, WorkDir,
+    Atime, Believed, BranchRoot, BranchRoots, Copier, Dir, Inodes, LastingId, Limits, Overrides, Ownership,
+    Policy, Quota, UpperDir, WorkDir,
 };
 use crate::control;
 use crate::error::{Error, Result};
 use crate::rules::BranchId;
 use crate::rules::name::Name;
+use crate::rules::override_stat::OverrideXattr;
 use index::Index;
 use inode_table::InodeTable;
 use listings::ListingCache;
@@ -91,6 +94,10 @@ pub struct UnionOptions {
     pub noatime: bool,
     /// FUSE filesystems and their like keep the numbers of their inodes.
     pub stable_inodes: bool,
+    /// Records say whose the branches' files are: in which attribute, and whose are believed.
+    pub overrides: Option<(OverrideXattr, Believed)>,
+    /// How much the upper may hold.
+    pub limits: Limits,
 }
 
 /// The copies of lower files with several names that a workdir notes for an upper. Nothing is written.
@@ -99,6 +106,16 @@ pub struct UnionOptions {
 /// Those of the calls that it takes; an error if the workdir is not fit to be read, as for a mount.
 pub fn hard_link_copies(work: &Dir, upper: &Dir) -> Result<Vec<NotedCopy>> {
     Index::read_only(Some(work), upper)?.copies()
+}
+
+/// The records in a workdir of whose an upper's files are, where those can have no attribute that says it. None if
+/// there are none; nothing is written.
+///
+/// # Errors
+/// As [`hard_link_copies`].
+pub fn records_beside(work: &Dir, upper: &Dir) -> Result<Option<Overrides>> {
+    let Some(owners) = index::owners(Some(work), upper)? else { return Ok(None) };
+    Overrides::new(OverrideXattr::User, Believed::All, upper)?.of_read_upper(upper, Some(owners)).map(Some)
 }
 
 /// A union of branches. All operations may be called from any thread.
@@ -116,6 +133,8 @@ pub struct Union {
     unsynced: Mutex<HashMap<NodeId, u64>>,
     /// Nodes that are kept in the workdir's `unlinked`.
     unlinked: Mutex<HashSet<NodeId>>,
+    /// Records in the workdir of nodes that have lost their last name.
+    unneeded_records: Mutex<HashMap<NodeId, LastingId>>,
     /// One `PATH=rw` or `PATH=ro` line a branch, topmost first.
     labels: Vec<u8>,
 }
@@ -126,6 +145,63 @@ struct Upper {
     index: Index,
     /// None if the mount may change nothing.
     work: Option<Arc<WorkDir>>,
+}
+
+impl Upper {
+    /// That of a mount that changes it. Records of whose its files are the root knows of from now on.
+    fn written(
+        root: &mut UpperDir,
+        outer: &UpperDir,
+        lowers: &[Dir],
+        options: &UnionOptions,
+    ) -> Result<Self> {
+        let work = Arc::new(WorkDir::open(outer.clone())?);
+        if let Err(e) = probe(&work) {
+            work.close()?;
+            return Err(e);
+        }
+        let index = Index::open(Arc::clone(&work), outer, root, lowers)?;
+        // The notes in the workdir are this upper's by now.
+        let policy = Self::policy(root, &work, options)?;
+        if let Some(policy) = &policy {
+            work.follow(policy);
+        }
+        *root = root.clone().under(policy);
+        if options.volatile {
+            index.mark_volatile()?;
+        }
+        Ok(Self { index, work: Some(work) })
+    }
+
+    fn policy(root: &UpperDir, work: &WorkDir, options: &UnionOptions) -> Result<Option<Arc<Policy>>> {
+        let mut policy = Policy::default();
+        if let Some((xattr, believed)) = options.overrides {
+            let overrides = Overrides::new(xattr, believed, root)?;
+            let (sample, _) = work.file(Mode::RUSR | Mode::WUSR)?;
+            policy.overrides = Some(Arc::new(overrides.of_upper(sample.inode(), work.owners()?)?));
+        }
+        if !options.limits.are_none() {
+            policy.quota = Some(Arc::new(Quota::of(root, options.limits)?));
+        }
+        Ok((policy.overrides.is_some() || policy.quota.is_some()).then(|| Arc::new(policy)))
+    }
+
+    /// That of a mount that changes nothing.
+    fn read(root: &mut UpperDir, outer: Option<UpperDir>, options: &UnionOptions) -> Result<Self> {
+        let outer = outer.as_deref().cloned();
+        let policy = match options.overrides {
+            Some((xattr, believed)) => {
+                let overrides = Overrides::new(xattr, believed, root)?;
+                let owners = index::owners(outer.as_ref(), root)?;
+                let overrides = Some(Arc::new(overrides.of_read_upper(root, owners)?));
+                Some(Arc::new(Policy { overrides, ..Policy::default() }))
+            }
+            None => None,
+        };
+        let index = Index::read_only(outer.map(|outer| outer.under(policy.clone())).as_ref(), root)?;
+        *root = root.clone().under(policy);
+        Ok(Self { index, work: None })
+    }
 }
 
 /// The upper of a mount that may change it.
@@ -151,43 +227,34 @@ impl Union {
             }
         };
         let inodes = if options.stable_inodes { Inodes::Stable } else { Inodes::MayChange };
+        let mut lowers = Vec::with_capacity(branches.lowers.len());
+        let mut upper = None;
         let mut upper_root = None;
-        let mut work_root = None;
-        let mut writes = false;
         if let Some(roots) = branches.upper {
             let access = if roots.writes { control::Access::Writable } else { control::Access::ReadOnly };
             label(&roots.upper, access);
             let atime = if options.noatime || !roots.writes { Atime::Kept } else { Atime::AsDisk };
-            upper_root = Some(UpperDir::root(roots.upper.fd, atime, inodes));
-            work_root = roots.work.map(|work| UpperDir::workdir(work.fd, atime, inodes));
-            writes = roots.writes;
+            let root = UpperDir::root(roots.upper.fd, atime, inodes);
+            upper_root = Some(root);
+            upper = Some((roots.work.map(|work| UpperDir::workdir(work.fd, atime, inodes)), roots.writes));
         }
-        let mut lowers = Vec::with_capacity(branches.lowers.len());
         for (root, id) in branches.lowers.into_iter().zip(1..) {
             label(&root, control::Access::ReadOnly);
             lowers.push(Dir::root(root.fd, BranchId(id), Atime::Kept, inodes));
         }
         let lowers = told_apart(lowers)?;
-        let (stack, parts) = Stack::new(upper_root.clone(), lowers.clone(), options.overlay_upper)?;
-        let upper = match (upper_root, work_root) {
-            (None, _) => None,
-            (Some(upper), Some(outer)) if writes => {
-                let work = Arc::new(WorkDir::open(outer.clone())?);
-                if let Err(e) = probe(&work) {
-                    work.close()?;
-                    return Err(e);
-                }
-                let index = Index::open(Arc::clone(&work), &outer, &upper, &lowers)?;
-                if options.volatile {
-                    index.mark_volatile()?;
-                }
-                Some(Upper { index, work: Some(work) })
-            }
-            (Some(upper), outer) => {
-                let index = Index::read_only(outer.as_deref(), &upper)?;
-                Some(Upper { index, work: None })
-            }
+        let upper = match (&mut upper_root, upper) {
+            (Some(root), Some((Some(outer), true))) => Some(Upper::written(root, &outer, &lowers, &options)?),
+            (Some(root), Some((outer, _))) => Some(Upper::read(root, outer, &options)?),
+            _ => None,
         };
+        let with_policy = |lower: Dir| {
+            let Some((xattr, believed)) = options.overrides else { return Ok(lower) };
+            let overrides = Some(Arc::new(Overrides::new(xattr, believed, &lower)?));
+            Ok(lower.under(Some(Arc::new(Policy { overrides, ..Policy::default() }))))
+        };
+        let lowers = lowers.into_iter().map(with_policy).collect::<Result<Vec<_>>>()?;
+        let (stack, parts) = Stack::new(upper_root, lowers.clone(), options.overlay_upper)?;
         let union = Self {
             stack,
             upper,
@@ -199,6 +266,7 @@ impl Union {
             copier: Copier::default(),
             unsynced: Mutex::default(),
             unlinked: Mutex::default(),
+            unneeded_records: Mutex::default(),
             labels,
         };
         let state = NodeState::found(Place::Root, Body::Dir(parts.into_iter().collect()), RealId::NONE);
@@ -254,7 +322,13 @@ impl Union {
     /// Those of fstatvfs(3).
     pub fn stat_fs(&self) -> Result<StatVfs> {
         match (&self.stack.upper, self.stack.lowers().next()) {
-            (Some(upper), _) => upper.stat_fs(),
+            (Some(upper), _) => {
+                let disk = upper.stat_fs()?;
+                Ok(match upper.quota() {
+                    Some(quota) => quota.bound(disk),
+                    None => disk,
+                })
+            }
             (None, Some(lower)) => lower.stat_fs(),
             (None, None) => Err(Error::Bug("a union without branches")),
         }
@@ -269,6 +343,7 @@ impl Union {
                 self.dirs.forget(id, &parts);
             }
             self.forget_unlinked(id);
+            self.forget_record(id);
         }
     }
 

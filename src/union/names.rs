@@ -50,7 +50,7 @@ impl Union {
                 opened => opened?,
             },
         };
-        if self.files.has_room_for_pin() {
+        if self.files.has_room_for_pin() && !self.counts_inodes() {
             return Ok(Outlives::Open(inode));
         }
         if node.kind == FileType::Directory {
@@ -69,7 +69,7 @@ impl Union {
     /// Keeps an inode that has no name any more for whoever has it open: by its descriptor, or if there are many of
     /// those, in the workdir.
     pub(super) fn keep(&self, node: &Node, inode: UpperInode) {
-        if self.files.has_room_for_pin() {
+        if self.files.has_room_for_pin() && !self.counts_inodes() {
             return self.files.pin(node.id, inode);
         }
         match self.keep_unlinked(node.id, &inode) {
@@ -79,6 +79,11 @@ impl Union {
                 self.files.pin(node.id, inode);
             }
         }
+    }
+
+    /// Whether an inode must be seen to go: what only a descriptor keeps goes without a word.
+    fn counts_inodes(&self) -> bool {
+        self.stack.upper.as_ref().is_some_and(|upper| upper.quota().is_some())
     }
 
     fn keep_unlinked(&self, id: NodeId, inode: &UpperInode) -> Result<()> {

@@ -42,10 +42,14 @@ impl Union {
                 Some(node) => self.outlive(&locked.target, node)?,
                 None => Outlives::Anyway,
             };
+            let record = self.record_of(&locked.target);
             let done = self.execute(&locked, &plan, None, None);
             if let Some(node) = node {
                 match &done {
-                    Ok(()) => self.lose_name(&locked.target, &node, outlives),
+                    Ok(()) => {
+                        self.lose_name(&locked.target, &node, outlives);
+                        self.drop_record(node.id, record);
+                    }
                     Err(_) => self.lives_on(&node, &outlives),
                 }
             }

@@ -42,6 +42,7 @@ impl Union {
                 Some(replaced) if mode != RenameMode::Exchange => self.outlive(&locked.target, replaced)?,
                 _ => Outlives::Anyway,
             };
+            let record = self.record_of(&locked.target);
             let done = self.execute(&locked, &plan, None, None);
             if let (Err(_), Some(replaced)) = (&done, &replaced) {
                 self.lives_on(replaced, &outlives);
@@ -52,6 +53,7 @@ impl Union {
                     self.move_name(&replaced, &to, &from);
                 } else {
                     self.lose_name(&locked.target, &replaced, outlives);
+                    self.drop_record(replaced.id, record);
                 }
             }
             if let Some(moved) = moved {

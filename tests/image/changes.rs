@@ -136,6 +136,14 @@ fn an_ordinary_user_keeps_the_owners_of_an_image() {
         echo y > m/cache/y; chmod 700 m/cache; rm m/docker-entrypoint.sh
         $PLYFS image commit m changed >/dev/null; $PLYFS umount m
         $PLYFS image push changed oci:out:x >/dev/null
+        # As root of a user namespace the owners show, and can be changed.
+        unshare --user --map-root-user --mount sh -euc '
+            mkdir n; $PLYFS image mount --rw changed n
+            # What belongs to nobody here is closed to root, too.
+            [ "$(stat -c %a n/cache n/etc n/etc/link | xargs)" = "700 755 777" ]
+            echo y > n/y; chmod 4751 n/y; mkdir n/new; chmod 1733 n/new; chmod 711 n/etc
+            $PLYFS image commit n owners >/dev/null; $PLYFS umount n'
+        $PLYFS image push owners oci:out:owners >/dev/null
         $PLYFS image pull oci:out:x --name again >/dev/null
         "#,
         digest = digest.trim()
@@ -154,6 +162,12 @@ fn an_ordinary_user_keeps_the_owners_of_an_image() {
         [ "$(stat -c '%u:%g %a' m/cache)" = "101:102 700" ]; [ "$(stat -c %u:%g m/cache/y m/etc m/etc/link | xargs)" = "0:0 0:0 7:8" ]
         [ ! -e m/docker-entrypoint.sh ]
         "#,
+    );
+    stage.plyfs("umount m").succeeds();
+    stage.image("pull oci:home/out:owners --name owners").succeeds();
+    stage.image("mount owners m").succeeds();
+    stage.shell(
+        r#"[ "$(stat -c %u:%g.%a m/cache m/cache/y m/y m/new m/etc | xargs)" = "101:102.700 0:0.644 0:0.4751 0:0.1733 0:0.711" ]"#,
     );
     stage.plyfs("umount m").succeeds();
 }

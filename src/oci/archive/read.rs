@@ -14,8 +14,8 @@ use tar_core::{EntryType, HEADER_SIZE, PaxExtensions, SparseEntry};
 use super::super::error::{Error, Result};
 use super::super::item::{Content, Item, Meta, Node, Piece, Sink, Time, TreePath, os_string};
 use crate::layer::is_private_xattr;
-use crate::layer::override_stat::{MADE_WITH_MODE, OVERRIDE_STATS, SYMLINK_OWNERS, kept_name};
 use crate::rules::name::{MarkerName, Spelling};
+use crate::rules::override_stat::{MADE_WITH_MODE, OVERRIDE_STATS, SYMLINK_OWNERS, kept_name};
 use crate::shown::shown;
 
 const BUFFER: usize = 256 * 1024;

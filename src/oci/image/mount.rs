@@ -13,9 +13,10 @@ use serde::Serialize;
 use super::super::digest::Digest;
 use super::super::error::{Error, Result};
 use super::super::layer::say;
+use super::super::owners;
 use super::super::store::{Image, MountRecord, Store};
 use super::time;
-use crate::cli::ImageMountArgs;
+use crate::cli::{ImageMountArgs, OwnersIn};
 use crate::exit::Exit;
 use crate::shown::shown;
 
@@ -96,6 +97,10 @@ fn mount(store: &Store, args: &ImageMountArgs, image: &Image, record: Option<&Mo
         None => store.layer_dir(top.hex()),
     };
     line.extend(["--hold".into(), held.join("link").into()]);
+    if store.owners.place == OwnersIn::Override && owners::may_give_away() {
+        // Root of a user namespace may use what is shown as others'; an ordinary user could not even write to it.
+        line.extend(["-o".into(), "xattr_permissions=2".into()]);
+    }
     for options in &args.options {
         line.extend(["-o".into(), options.clone()]);
     }

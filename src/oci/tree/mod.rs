@@ -17,16 +17,16 @@ use rustix::io::Errno;
 
 use super::digest::Hasher;
 use super::error::{Error, Result};
-use super::item::{Content, Item, Meta, Node, Nothing, Piece, Sink, Time, TreePath, os_string};
+use super::item::{Content, Item, Meta, Node, Nothing, Piece, Sink, Time, TreePath};
 use super::owners::Owners;
 use super::progress::Progress;
 use crate::branch::{Dir, Inode, ReadFile, Stat};
 use crate::cli::OwnersIn;
-use crate::layer::override_stat::{
-    Kind, MADE_WITH_MODE, OVERRIDE_STATS, OverrideStat, SYMLINK_OWNERS, kept_name,
-};
 use crate::layer::{DirMarkers, Formats, is_private_xattr};
 use crate::rules::name::Name;
+use crate::rules::override_stat::{
+    Kind, MADE_WITH_MODE, OVERRIDE_STATS, OverrideStat, SYMLINK_OWNERS, kept_name, symlink_owners,
+};
 pub(super) use names::{Part, Shows, roots, shows};
 use names::{Said, Verdict};
 pub use ties::{Ties, find_workdir};
@@ -201,7 +201,7 @@ impl Reading<'_, '_, '_> {
         let mut link_owners: Vec<HashMap<OsString, Owner>> = Vec::new();
         if self.tree.owners.place == OwnersIn::Override {
             for (_, _, dir) in &open {
-                link_owners.push(symlink_owners(&dir.inode())?);
+                link_owners.push(symlink_owners_in(&dir.inode())?);
             }
         }
         let verdicts: BTreeMap<Name, Verdict> = names::merge(&open, &path)?;
@@ -385,6 +385,9 @@ impl Reading<'_, '_, '_> {
             xattrs.push((key, value));
         }
         xattrs.sort();
+        if let (None, OwnersIn::Override, Some(records)) = (said, owners.place, &self.tree.ties.records) {
+            said = records.record_beside(inode, stat)?;
+        }
         let (uid, gid) = owners.in_image(stat.st_uid, stat.st_gid);
         let mode = stat.st_mode & 0o7777;
         let meta = match said {
@@ -425,17 +428,10 @@ fn mtime(stat: &Stat) -> Time {
     Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
 }
 
-/// See [`SYMLINK_OWNERS`].
-fn symlink_owners(dir: &Inode) -> Result<HashMap<OsString, (u32, u32)>> {
+/// See [`SYMLINK_OWNERS`]. Of a link that was made anew the last counts.
+fn symlink_owners_in(dir: &Inode) -> Result<HashMap<OsString, (u32, u32)>> {
     let value = dir.get_xattr(OsStr::new(SYMLINK_OWNERS))?.unwrap_or_default();
-    let owner = |entry: &[u8]| {
-        let mut fields = entry.splitn(3, |byte| *byte == b':');
-        let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
-        let owner = (number()?, number()?);
-        Some((os_string(fields.next()?), owner))
-    };
-    // Of a link that was made anew the last counts.
-    Ok(value.split(|byte| *byte == 0).filter_map(owner).collect())
+    Ok(symlink_owners(&value).collect())
 }
 
 struct FileContent<'a> {

@@ -1,4 +1,4 @@
-//! Which names in layers below does the workdir tie to files of the upper?
+//! Which names in layers below does the workdir tie to files of the upper, and whose does it say are they?
 //!
 //! Two names of one file stay one file when it is copied up under one of them, and the upper has no entry for the
 //! other: the workdir notes it (docs/WORKDIR.md, `links`). A layer that is taken away from its workdir needs that
@@ -11,13 +11,18 @@ use std::path::{Path, PathBuf};
 use super::super::error::{Error, Result};
 use super::super::item::TreePath;
 use super::names::{Shows, roots, shows};
-use crate::branch::{Dir, Inode, WorkDir};
+use crate::branch::{Dir, Inode, Overrides, WorkDir};
 use crate::layer;
-use crate::union::hard_link_copies;
+use crate::union::{hard_link_copies, records_beside};
 
-/// Names to add to what a layer shows, by directory.
+/// What a workdir says of its upper.
 #[derive(Debug, Default)]
-pub struct Ties(HashMap<TreePath, InDir>);
+pub struct Ties {
+    /// Names to add to what the layer shows, by directory.
+    names: HashMap<TreePath, InDir>,
+    /// Whose the files are that can have no attribute which says it.
+    pub(super) records: Option<Overrides>,
+}
 
 /// Names to add to one directory.
 #[derive(Clone, Debug, Default)]
@@ -36,10 +41,11 @@ impl Ties {
     /// # Errors
     /// Those of reading; [`Error::Setup`] if there are such names, and no layer to look for them.
     pub fn of(upper: &Dir, work: &Dir, below: &[Dir]) -> Result<Self> {
+        let mut ties = Self { names: HashMap::new(), records: records_beside(work, upper)? };
         let copies = hard_link_copies(work, upper)?;
         let wanted: Vec<_> = copies.into_iter().filter(|copy| copy.has_other_names).collect();
         if wanted.is_empty() {
-            return Ok(Self::default());
+            return Ok(ties);
         }
         if below.is_empty() {
             return Err(Error::Setup(format!(
@@ -48,7 +54,6 @@ impl Ties {
                 wanted.len()
             )));
         }
-        let mut ties = Self::default();
         let stack: Vec<&Dir> = std::iter::once(upper).chain(below).collect();
         for (at, lower) in below.iter().enumerate() {
             let mut places = Vec::new();
@@ -76,7 +81,7 @@ impl Ties {
     }
 
     pub(super) fn in_dir(&self, path: &TreePath) -> InDir {
-        self.0.get(path).cloned().unwrap_or_default()
+        self.names.get(path).cloned().unwrap_or_default()
     }
 
     /// Adds a name, if it is the one that shows there.
@@ -102,7 +107,7 @@ impl Ties {
         }
         let mut path = TreePath::default();
         for (at, parts) in dirs.into_iter().enumerate() {
-            let here = self.0.entry(path.clone()).or_default();
+            let here = self.names.entry(path.clone()).or_default();
             here.own = parts.into_iter().next().map(|(_, _, dir)| dir);
             match way.get(at) {
                 Some(next) => {

@@ -9,7 +9,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::log_file::read;
-use crate::branch::{Dir, HOME, UpperDir, WorkDir};
+use crate::branch::{Dir, HOME, OWNERS, UpperDir, WorkDir};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "format";
@@ -17,7 +17,7 @@ const NEW: &str = "format.new";
 const VOLATILE: &str = "volatile";
 const HEAD: &str = "plyfs workdir 2";
 /// What belongs to one upper.
-const NOTES: [&str; 3] = ["index", "links", VOLATILE];
+const NOTES: [&str; 4] = ["index", "links", OWNERS, VOLATILE];
 
 /// Whether the upper can be known again by the next mount.
 pub(super) fn is_known(upper: &Dir) -> Result<bool> {

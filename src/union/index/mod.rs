@@ -28,7 +28,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::node::{NodeId, RealId};
-use crate::branch::{Dir, Inode, LastingId, Stat, UpperDir, UpperInode, WorkDir};
+use crate::branch::{Dir, Inode, LastingId, OWNERS, Stat, UpperDir, UpperInode, WorkDir};
 use crate::error::{Error, Result};
 use crate::layer;
 use log_file::Log;
@@ -133,6 +133,18 @@ struct Inner {
 }
 
 const LINKS: &str = "links";
+
+/// Where an upper's records are of what can have no attribute, in a workdir that is not written to.
+///
+/// # Errors
+/// Those of the calls that it takes.
+pub fn owners(work: Option<&Dir>, upper: &Dir) -> Result<Option<Dir>> {
+    let name = OsStr::new(OWNERS);
+    match work.map(|work| format::find(work, upper)).transpose()?.flatten() {
+        Some(home) if home.stat(name)?.is_some() => home.open_dir(name).map(Some),
+        _ => Ok(None),
+    }
+}
 
 impl Index {
     /// Reads the notes of a workdir that this mount writes to. Those of another upper are set aside.

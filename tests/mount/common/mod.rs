@@ -154,3 +154,15 @@ pub(crate) fn pattern(seed: u8, len: usize) -> Vec<u8> {
     bytes.truncate(len);
     bytes
 }
+
+/// What somebody else does in a moment must have been done before long.
+#[track_caller]
+pub(crate) fn eventually(is_done: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if is_done() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("it is not done after ten seconds");
+}
