@@ -30,7 +30,7 @@ pub use copy::Copier;
 pub use door::Call;
 pub use handle::LastingId;
 pub use overrides::{Believed, Overrides};
-pub use policy::Policy;
+pub use policy::{Hidden, InodeId, Policy};
 pub use quota::{Limits, Quota};
 pub use read::{Atime, Dir, DirEntry, Inode, Inodes, ReadFile};
 pub use stat::Stat;
@@ -68,4 +68,6 @@ pub struct BranchRoots {
     pub upper: Option<UpperRoot>,
     /// The read-only branches, topmost first.
     pub lowers: Vec<BranchRoot>,
+    /// What of the union lies inside them.
+    pub hidden: Hidden,
 }

@@ -13,7 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
 use rustix::io::{self, Errno};
 
 use super::handle::{self, LastingId};
@@ -100,6 +100,8 @@ pub struct Dir {
     fd: Arc<OwnedFd>,
     /// For whoever lists it: the descriptor has one position. None if it is an `O_PATH` one, which cannot be read.
     reading: Option<Arc<Mutex<()>>>,
+    /// Nothing is in it: its branch ends here.
+    is_end: bool,
     origin: Origin,
 }
 
@@ -156,7 +158,8 @@ impl Dir {
     /// Takes over the descriptor of a branch's root, of whatever kind it is.
     #[must_use]
     pub fn root(fd: OwnedFd, branch: BranchId, atime: Atime, inodes: Inodes) -> Self {
-        Self { fd: Arc::new(fd), reading: None, origin: Origin { branch, atime, inodes, policy: None } }
+        let origin = Origin { branch, atime, inodes, policy: None };
+        Self { fd: Arc::new(fd), reading: None, is_end: false, origin }
     }
 
     /// The same for a branch that departs from what its disk says.
@@ -199,6 +202,14 @@ impl Dir {
         Ok(name(self, &ours)? == name(other, &theirs)?)
     }
 
+    /// The mount that it was reached through.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn mount(&self) -> Result<u64> {
+        mount_of(&self.fd).map_err(self.origin.failed("statx"))
+    }
+
     /// The branch that it belongs to.
     #[must_use]
     pub fn branch(&self) -> BranchId {
@@ -219,7 +230,33 @@ impl Dir {
     }
 
     fn inside(&self, fd: OwnedFd, reading: Option<Arc<Mutex<()>>>) -> Self {
-        Self { fd: Arc::new(fd), reading, origin: self.origin.clone() }
+        Self { fd: Arc::new(fd), reading, is_end: false, origin: self.origin.clone() }
+    }
+
+    /// The directory, if it belongs to the branch: an error for one that is hidden, and an end of the branch where
+    /// another filesystem is mounted.
+    fn bounded(self) -> io::Result<Self> {
+        let Some(policy) = &self.origin.policy else { return Ok(self) };
+        if !policy.hidden.dirs.is_empty()
+            && policy.hidden.hides(&Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH)?)
+        {
+            return Err(Errno::NOENT);
+        }
+        let is_end = match policy.only_mount {
+            Some(mount) => mount_of(&self.fd)? != mount,
+            None => false,
+        };
+        Ok(Self { is_end, ..self })
+    }
+
+    /// The name of an entry that is hidden.
+    fn hidden_name(&self) -> Result<Option<&OsStr>> {
+        match &self.origin.policy {
+            Some(policy) if policy.hidden.mountpoint.is_some() => {
+                Ok(policy.hidden.name_in(&self.stat_on_disk()?))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The directory's own attributes.
@@ -244,7 +281,11 @@ impl Dir {
     /// # Errors
     /// Those of statx(2) but for ENOENT, and of reading its record.
     pub fn stat(&self, name: &OsStr) -> Result<Option<Stat>> {
+        if self.is_end || self.hidden_name()?.is_some_and(|hidden| hidden == name) {
+            return Ok(None);
+        }
         match Stat::of(&self.fd, name, AtFlags::empty()) {
+            Ok(stat) if self.hides(&stat) => Ok(None),
             Ok(stat) => match self.origin.overrides() {
                 None => Ok(Some(stat)),
                 Some(overrides) => overrides.shown_at(self, name, stat).map(Some),
@@ -252,6 +293,20 @@ impl Dir {
             Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
             Err(errno) => Err(self.origin.failed_at("statx", name)(errno)),
         }
+    }
+
+    /// The numbers of entries that are hidden here: of directories on this filesystem.
+    fn hidden_inodes(&self) -> Result<Vec<u64>> {
+        let Some(policy) = self.origin.policy.as_ref().filter(|policy| !policy.hidden.dirs.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let device = self.stat_on_disk()?.st_dev;
+        let dirs = policy.hidden.dirs.iter();
+        Ok(dirs.filter(|(filesystem, _)| *filesystem == device).map(|(_, ino)| *ino).collect())
+    }
+
+    fn hides(&self, stat: &Stat) -> bool {
+        self.origin.policy.as_ref().is_some_and(|policy| policy.hidden.hides(stat))
     }
 
     /// The directory under `name`.
@@ -265,6 +320,7 @@ impl Dir {
             Err(Errno::ACCESS) => open(OFlags::PATH).map(|fd| self.inside(fd, None)),
             opened => opened.map(|fd| self.inside(fd, Some(Arc::default()))),
         }
+        .and_then(Self::bounded)
         .map_err(self.origin.failed_at("openat", name))
     }
 
@@ -347,6 +403,9 @@ impl Dir {
     }
 
     fn open_at(&self, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+        if self.is_end {
+            return Err(Errno::NOENT);
+        }
         fs::openat(self, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
     }
 
@@ -366,12 +425,17 @@ impl Dir {
     /// # Errors
     /// Those of openat(2) and getdents(2), also in the middle: a listing is whole or it is an error.
     pub fn each(&self, mut show: impl FnMut(&OsStr, FileType, u64)) -> Result<()> {
+        if self.is_end {
+            return Ok(());
+        }
         let Some(reading) = &self.reading else {
             let open = |flags| self.open_at(OsStr::new("."), flags);
             let opened = self.origin.open(OFlags::RDONLY | OFlags::DIRECTORY, open);
             let fd = opened.map_err(self.origin.failed("openat"))?;
             return self.inside(fd, Some(Arc::default())).each(show);
         };
+        let hidden_name = self.hidden_name()?;
+        let hidden = self.hidden_inodes()?;
         let _reading = reading.lock();
         fs::seek(&self.fd, SeekFrom::Start(0)).map_err(self.origin.failed("lseek"))?;
         LISTING_BUFFER.with_borrow_mut(|buffer| {
@@ -380,7 +444,9 @@ impl Dir {
             while let Some(entry) = raw.next() {
                 let entry = entry.map_err(self.origin.failed("getdents"))?;
                 let name = entry.file_name().to_bytes();
-                if name != b"." && name != b".." {
+                let is_hidden = hidden_name.is_some_and(|hidden| hidden.as_bytes() == name)
+                    || hidden.contains(&entry.ino());
+                if name != b"." && name != b".." && !is_hidden {
                     let kind = match entry.file_type() {
                         // It may stand for another type.
                         FileType::RegularFile if self.origin.overrides().is_some() => FileType::Unknown,
@@ -613,6 +679,10 @@ impl ReadFile {
     pub fn seek(&self, to: SeekFrom) -> Result<u64> {
         fs::seek(self, to).map_err(self.inode.failed("lseek"))
     }
+}
+
+fn mount_of(fd: impl AsFd) -> io::Result<u64> {
+    Ok(fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 /// Calls with a larger buffer until what there is fits.

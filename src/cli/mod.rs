@@ -71,6 +71,8 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
                          for many owners without root; =1 in one that only root may set
   size=N, inodes=N       how much data and how many files the upper may hold, those that it has by
                          now included; df(1) shows it. N may end in k, m or g
+  xdev                   a lower ends where another filesystem is mounted in it, as with overlayfs:
+                         the directory shows empty. Without it, what is mounted there shows
   upper_from_overlayfs   the upper was written by overlayfs: a 0:0 device in it is a whiteout
   stable_inodes          branches on FUSE keep their inode numbers over a remount: then hard links of
                          their files stay together when one is written

@@ -3,6 +3,7 @@
 //! Every check comes before the first change on disk, which is the default workdir.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use super::lock::{self, Hold, WorkLock};
 use super::mountpoint::Mountpoint;
 use super::place::{self, Identity, Place};
 use super::{exposure, mountinfo, warn_user, work};
-use crate::branch::{BranchRoot, BranchRoots, UpperRoot};
+use crate::branch::{BranchRoot, BranchRoots, Hidden, InodeId, UpperRoot};
 use crate::options::{Access, MountOptions};
 
 /// The branches, and what follows from them for the mount.
@@ -47,10 +48,13 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<St
 
     let all = || upper.iter().chain(&work).chain(&lowers);
     let known = distinct(all())?;
+    let mut hidden = Hidden::default();
     for dir in all() {
-        not_nested(dir, &known)?;
+        if is_hidden(dir, &known)? {
+            hidden.dirs.push(dir.place.identity.inode_id());
+        }
     }
-    mountpoint_outside(mountpoint, &known)?;
+    hidden.mountpoint = hidden_mountpoint(mountpoint, &known)?;
 
     let forbidden = upper
         .iter()
@@ -58,20 +62,33 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<St
         .try_fold(MountFlags::empty(), |all, dir| Ok::<_, MountError>(all | dir.forbidden()?))?;
     let forbidden =
         if exposure::matters() { forbidden | unsafe_for_root(upper.as_ref(), &lowers)? } else { forbidden };
-    let lowers = lowers.into_iter().map(Opened::into_root);
-    let read_only = |upper: Option<(Opened, Option<BranchRoot>)>, lowers| {
+    let is_upper_hidden =
+        upper.as_ref().is_some_and(|upper| hidden.dirs.contains(&upper.place.identity.inode_id()));
+    let lowers: Vec<_> = lowers.into_iter().map(Opened::into_root).collect();
+    let read_only = |upper: Option<(Opened, Option<BranchRoot>)>, lowers, hidden| {
         let upper = upper.map(|(upper, work)| UpperRoot { upper: upper.into_root(), work, writes: false });
-        Stack { roots: BranchRoots { upper, lowers }, access: Access::ReadOnly, forbidden, lock: None }
+        let roots = BranchRoots { upper, lowers, hidden };
+        Stack { roots, access: Access::ReadOnly, forbidden, lock: None }
     };
     match (upper, options.access) {
-        (None, _) => Ok(read_only(None, lowers.collect())),
+        (None, _) => Ok(read_only(None, lowers, hidden)),
         (Some(upper), Access::ReadOnly) => {
             lock::take_upper(&upper.fd, Hold::Shared, &upper.dir())?;
             let work = match work {
                 Some(work) => Some(work.into_root()),
-                None => work::find_beside(&upper.fd, &upper.path).map(|(path, fd)| BranchRoot { path, fd }),
+                None => match work::find_beside(&upper.fd, &upper.path) {
+                    Some((path, fd)) => {
+                        let work = Opened::from_fd(Role::Work, path, fd)?;
+                        // It is beside the upper.
+                        if is_upper_hidden {
+                            hidden.dirs.push(work.place.identity.inode_id());
+                        }
+                        Some(work.into_root())
+                    }
+                    None => None,
+                },
             };
-            Ok(read_only(Some((upper, work)), lowers.collect()))
+            Ok(read_only(Some((upper, work)), lowers, hidden))
         }
         (Some(upper), Access::ReadWrite) => {
             writable(&upper)?;
@@ -87,6 +104,9 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<St
                     Ok((path, fd)) => {
                         let work = Opened::from_fd(Role::Work, path, fd)?;
                         distinct([&work].into_iter().chain([&upper]))?;
+                        if is_upper_hidden {
+                            hidden.dirs.push(work.place.identity.inode_id());
+                        }
                         work
                     }
                     Err(work::Unmade::Full(errno)) => {
@@ -95,7 +115,7 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<St
                              give workdir=DIR",
                             upper.dir()
                         ));
-                        return Ok(read_only(Some((upper, None)), lowers.collect()));
+                        return Ok(read_only(Some((upper, None)), lowers, hidden));
                     }
                     Err(work::Unmade::Unfit(error)) => return Err(error),
                 },
@@ -103,7 +123,7 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<St
             warn_if_exposed(&upper, &work);
             let lock = lock::take_workdir(&work.fd, &work.dir())?;
             let upper = UpperRoot { upper: upper.into_root(), work: Some(work.into_root()), writes: true };
-            let roots = BranchRoots { upper: Some(upper), lowers: lowers.collect() };
+            let roots = BranchRoots { upper: Some(upper), lowers, hidden };
             Ok(Stack { roots, access: Access::ReadWrite, forbidden, lock })
         }
     }
@@ -231,28 +251,44 @@ fn distinct<'a>(dirs: impl Iterator<Item = &'a Opened>) -> Result<HashMap<Identi
     Ok(known)
 }
 
-fn not_nested(inner: &Opened, known: &HashMap<Identity, &Opened>) -> Result<(), MountError> {
+/// Whether a directory lies inside a lower, and so has to be hidden there: the upper and the workdir may, as with a
+/// home that is mounted over itself with its changes kept in it.
+fn is_hidden(inner: &Opened, known: &HashMap<Identity, &Opened>) -> Result<bool, MountError> {
     let above = place::ancestors(&inner.fd).map_err(|errno| MountError::Directory {
         dir: inner.dir(),
         call: "open ..",
         errno,
     })?;
-    match above.iter().find_map(|identity| known.get(identity)) {
-        Some(outer) => Err(MountError::Nested { inner: inner.dir(), outer: outer.dir() }),
-        None => Ok(()),
+    let mut is_hidden = false;
+    for outer in above.iter().filter_map(|identity| known.get(identity)) {
+        if outer.role != Role::Lower || inner.role == Role::Lower {
+            return Err(MountError::Nested { inner: inner.dir(), outer: outer.dir() });
+        }
+        is_hidden = true;
     }
+    Ok(is_hidden)
 }
 
 /// On a branch itself is allowed, as `mount -t overlay -o lowerdir=/x /x` is: the descriptors
-/// reach what lies under the mount. Inside one, the union would show itself.
-fn mountpoint_outside(mountpoint: &Mountpoint, known: &HashMap<Identity, &Opened>) -> Result<(), MountError> {
-    let path = || mountpoint.path.clone();
-    let above = place::ancestors(&mountpoint.dir)
-        .map_err(|errno| MountError::MountpointUnreadable { path: path(), errno })?;
-    match above.iter().find_map(|identity| known.get(identity)) {
-        Some(dir) => Err(MountError::MountpointInside { path: path(), dir: dir.dir() }),
-        None => Ok(()),
+/// reach what lies under the mount. Inside a lower the mountpoint is hidden, by its directory and name. Inside the upper
+/// or the workdir the union would show itself.
+fn hidden_mountpoint(
+    mountpoint: &Mountpoint,
+    known: &HashMap<Identity, &Opened>,
+) -> Result<Option<(InodeId, OsString)>, MountError> {
+    let unreadable = |errno| MountError::MountpointUnreadable { path: mountpoint.path.clone(), errno };
+    let above = place::ancestors(&mountpoint.dir).map_err(unreadable)?;
+    let outer: Vec<_> = above.iter().filter_map(|identity| known.get(identity)).collect();
+    if let Some(dir) = outer.iter().find(|dir| dir.role != Role::Lower) {
+        return Err(MountError::MountpointInside { path: mountpoint.path.clone(), dir: dir.dir() });
     }
+    if outer.is_empty() {
+        return Ok(None);
+    }
+    let name = mountpoint.path.file_name().unwrap_or_default().to_owned();
+    let parent = place::open_parent(&mountpoint.dir).map_err(unreadable)?;
+    let parent = Place::of(&parent).map_err(unreadable)?;
+    Ok(Some((parent.identity.inode_id(), name)))
 }
 
 fn writable(dir: &Opened) -> Result<(), MountError> {

@@ -119,6 +119,7 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
             let believed = if exposure::matters() { Believed::Own } else { Believed::All };
             (xattr, believed)
         }),
+        one_filesystem: options.one_filesystem,
         limits: Limits { bytes: options.size, inodes: options.inodes },
     };
     crate::branch::keep_capabilities();

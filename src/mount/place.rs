@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
+use crate::branch::InodeId;
+
 /// A directory as the kernel knows it, and the mount through which it was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
@@ -22,6 +24,11 @@ pub(super) struct Identity {
 }
 
 impl Identity {
+    /// The same as branches know inodes.
+    pub(super) fn inode_id(self) -> InodeId {
+        (rustix::fs::makedev(self.device.0, self.device.1), self.inode)
+    }
+
     /// The filesystem that holds the directory.
     pub(super) fn device(self) -> (u32, u32) {
         self.device

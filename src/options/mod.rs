@@ -60,6 +60,8 @@ pub struct MountOptions {
     pub stable_inodes: bool,
     /// Records say whose the branches' files are, in this attribute.
     pub overrides: Option<OverrideXattr>,
+    /// A lower ends where another filesystem is mounted in it.
+    pub one_filesystem: bool,
     /// How much data the upper may hold, in bytes of disk.
     pub size: Option<u64>,
     /// How many inodes the upper may hold.
@@ -259,6 +261,7 @@ struct Reader {
     overlay_upper: bool,
     stable_inodes: bool,
     overrides: Option<OverrideXattr>,
+    one_filesystem: bool,
     size: Option<u64>,
     inodes: Option<u64>,
     ids: IdMapping,
@@ -283,6 +286,7 @@ impl Reader {
             overlay_upper: false,
             stable_inodes: false,
             overrides: None,
+            one_filesystem: false,
             size: None,
             inodes: None,
             ids: IdMapping::default(),
@@ -383,6 +387,7 @@ impl Reader {
             b"allow_other" => bare("allow_other").map(|()| self.sharing = Sharing::Everybody),
             b"upper_from_overlayfs" => bare("upper_from_overlayfs").map(|()| self.overlay_upper = true),
             b"stable_inodes" => bare("stable_inodes").map(|()| self.stable_inodes = true),
+            b"xdev" => bare("xdev").map(|()| self.one_filesystem = true),
             b"squash_to_root" => bare("squash_to_root").map(|()| {
                 self.ids.squash_uid = Some(0);
                 self.ids.squash_gid = Some(0);
@@ -438,6 +443,7 @@ impl Reader {
             overlay_upper: self.overlay_upper,
             stable_inodes: self.stable_inodes,
             overrides: self.overrides,
+            one_filesystem: self.one_filesystem,
             size: self.size,
             inodes: self.inodes,
             ids: self.ids,

@@ -63,8 +63,8 @@ use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
 use crate::branch::{
-    Atime, Believed, BranchRoot, BranchRoots, Copier, Dir, Inodes, LastingId, Limits, Overrides, Ownership,
-    Policy, Quota, UpperDir, WorkDir,
+    Atime, Believed, BranchRoot, BranchRoots, Copier, Dir, Hidden, Inodes, LastingId, Limits, Overrides,
+    Ownership, Policy, Quota, UpperDir, WorkDir,
 };
 use crate::control;
 use crate::error::{Error, Result};
@@ -98,6 +98,8 @@ pub struct UnionOptions {
     pub overrides: Option<(OverrideXattr, Believed)>,
     /// How much the upper may hold.
     pub limits: Limits,
+    /// A lower ends where another filesystem is mounted in it.
+    pub one_filesystem: bool,
 }
 
 /// The copies of lower files with several names that a workdir notes for an upper. Nothing is written.
@@ -230,6 +232,7 @@ impl Union {
         let mut lowers = Vec::with_capacity(branches.lowers.len());
         let mut upper = None;
         let mut upper_root = None;
+        let hidden = branches.hidden;
         if let Some(roots) = branches.upper {
             let access = if roots.writes { control::Access::Writable } else { control::Access::ReadOnly };
             label(&roots.upper, access);
@@ -248,11 +251,7 @@ impl Union {
             (Some(root), Some((outer, _))) => Some(Upper::read(root, outer, &options)?),
             _ => None,
         };
-        let with_policy = |lower: Dir| {
-            let Some((xattr, believed)) = options.overrides else { return Ok(lower) };
-            let overrides = Some(Arc::new(Overrides::new(xattr, believed, &lower)?));
-            Ok(lower.under(Some(Arc::new(Policy { overrides, ..Policy::default() }))))
-        };
+        let with_policy = |lower| lower_policy(&lower, &hidden, &options).map(|policy| lower.under(policy));
         let lowers = lowers.into_iter().map(with_policy).collect::<Result<Vec<_>>>()?;
         let (stack, parts) = Stack::new(upper_root, lowers.clone(), options.overlay_upper)?;
         let union = Self {
@@ -375,6 +374,20 @@ impl Union {
     fn ownership(&self) -> Ownership {
         if self.options.squashed { Ownership::Ours } else { Ownership::AsOriginal }
     }
+}
+
+fn lower_policy(lower: &Dir, hidden: &Hidden, options: &UnionOptions) -> Result<Option<Arc<Policy>>> {
+    if options.overrides.is_none() && hidden.is_nothing() && !options.one_filesystem {
+        return Ok(None);
+    }
+    let overrides = options.overrides.map(|(xattr, believed)| Overrides::new(xattr, believed, lower));
+    let only_mount = options.one_filesystem.then(|| lower.mount()).transpose()?;
+    Ok(Some(Arc::new(Policy {
+        overrides: overrides.transpose()?.map(Arc::new),
+        hidden: hidden.clone(),
+        only_mount,
+        ..Policy::default()
+    })))
 }
 
 /// Lowers on two filesystems that call inodes by the same names (copies of one image, two squashfs) have no lasting

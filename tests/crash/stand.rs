@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use plyfs::branch::{BranchRoot, BranchRoots, UpperRoot};
+use plyfs::branch::{BranchRoot, BranchRoots, Hidden, UpperRoot};
 use plyfs::error::Error;
 use plyfs::union::{NodeId, Union, UnionOptions};
 use rustix::fs::{Mode, OFlags};
@@ -108,7 +108,7 @@ impl<'a> Stand<'a> {
     pub fn open_as(&self, options: UnionOptions) -> Result<Union, Error> {
         let upper = UpperRoot { upper: open(self.upper()), work: Some(open(self.work())), writes: true };
         let overlay_upper = self.stack.overlay_upper;
-        let roots = BranchRoots { upper: Some(upper), lowers: self.lower_roots() };
+        let roots = BranchRoots { upper: Some(upper), lowers: self.lower_roots(), hidden: Hidden::default() };
         Union::open(roots, UnionOptions { overlay_upper, ..options })
     }
 
@@ -117,7 +117,7 @@ impl<'a> Stand<'a> {
     }
 
     fn walk_lowers(&self) -> View {
-        let roots = BranchRoots { upper: None, lowers: self.lower_roots() };
+        let roots = BranchRoots { upper: None, lowers: self.lower_roots(), hidden: Hidden::default() };
         let union = Union::open(roots, UnionOptions::default()).expect("a union without an upper");
         View::of(&union, Kernel::Forgets, &mut Vec::new()).expect("what the lowers show")
     }

@@ -18,6 +18,7 @@ mod hard_links;
 mod id_mapping;
 mod identity;
 mod inode_numbers;
+mod inside_a_lower;
 mod kill_priv;
 mod link;
 mod long_work;
