@@ -57,7 +57,11 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
   dirs=A[=rw]:B[=ro]:C   the same as AUFS has it; also br:A:B and br=A:B. The first is
                          writable unless it says =ro, the others are read-only
   ro, rw                 read-only although there is an upper; writable (default)
-  volatile               do not sync: faster, but unsafe when the machine crashes
+  volatile, fsync=0      do not sync: faster, but unsafe when the machine crashes
+  timeout=SECONDS        how long the kernel need not ask again what it knows (default: a day); also
+                         attr_timeout=, entry_timeout=, negative_timeout=. With 0 a change of a
+                         lower behind the mount shows at the next look
+  static_nlink           every directory shows one link
   allow_other            other users may look in (root's mounts: always so)
   nosuid, nodev, noexec, nosymfollow, noatime, relatime, …   as for mount(8); what the mount of
                          a branch forbids, the union forbids, unless suid, dev, exec ask otherwise

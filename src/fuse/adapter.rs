@@ -27,7 +27,7 @@ use super::convert::{device_number, node, rename_mode, seek_to, set_time};
 use super::opcodes::Opcode;
 use super::reply;
 use super::service::Service;
-use crate::rules::ids::IdMaps;
+use super::view::View;
 use crate::rules::kill_priv::KillPriv;
 use crate::sched::{Listeners, Pool, guarded};
 use crate::union::{Changes, NewNode, Union};
@@ -63,12 +63,12 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter in front of `union` that shows ids by `ids`, for a session with so many loops, of which one may answer
+    /// An adapter in front of `union` that shows it as `view` says, for a session with so many loops, of which one may answer
     /// a caller on its own CPU.
     #[must_use]
-    pub fn new(union: Arc<Union>, ids: IdMaps, loops: usize, follows_callers: bool) -> Self {
+    pub fn new(union: Arc<Union>, view: View, loops: usize, follows_callers: bool) -> Self {
         Self {
-            service: Arc::new(Service::new(union, ids)),
+            service: Arc::new(Service::new(union, view)),
             listeners: Arc::new(Listeners::new(loops, follows_callers)),
             workers: Pool::new(prepare_worker),
         }
@@ -142,7 +142,12 @@ fn prepare_worker() {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for flag in WANTED {
+        let revalidates = self.service.view.timeouts.revalidate();
+        let more = revalidates.then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
+        // A target that was read once is never asked for again.
+        let wanted =
+            WANTED.into_iter().filter(|flag| !revalidates || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
+        for flag in wanted.chain(more) {
             if let Err(missing) = config.add_capabilities(flag) {
                 log::info!("this kernel has no {missing:?}");
             }
@@ -158,7 +163,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let dir = node(parent);
         self.serve_with(request, Opcode::Lookup, never, name, move |service, name| {
-            reply::looked_up(reply, service.fresh(service.union.lookup(dir, name)), &service.ids);
+            reply::looked_up(reply, service.fresh(service.union.lookup(dir, name)), &service.view);
         });
     }
 
@@ -171,7 +176,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let id = node(ino);
         self.serve(request, Opcode::Getattr, never, move |service| {
-            reply::attr(reply, service.fresh(service.union.getattr(id)), &service.ids);
+            reply::attr(reply, service.fresh(service.union.getattr(id)), &service.view);
         });
     }
 
@@ -198,7 +203,7 @@ impl Filesystem for Adapter {
         let asker = Asker::of(request);
         let is_long = move |union: &Union| union.is_long_setattr(node(ino), &changes);
         self.serve(request, Opcode::Setattr, is_long, move |service| {
-            reply::attr(reply, service.fresh(service.setattr(asker, ino, changes)), &service.ids);
+            reply::attr(reply, service.fresh(service.setattr(asker, ino, changes)), &service.view);
         });
     }
 
@@ -225,7 +230,7 @@ impl Filesystem for Adapter {
         let asker = Asker::of(request);
         self.serve_with(request, Opcode::Mknod, never, name, move |service, name| {
             let new = NewNode::Other { mode, device: device_number(rdev) };
-            reply::entry(reply, service.fresh(service.make(asker, umask, parent, name, new)), &service.ids);
+            reply::entry(reply, service.fresh(service.make(asker, umask, parent, name, new)), &service.view);
         });
     }
 
@@ -241,7 +246,7 @@ impl Filesystem for Adapter {
         let asker = Asker::of(request);
         self.serve_with(request, Opcode::Mkdir, never, name, move |service, name| {
             let made = service.fresh(service.make(asker, umask, parent, name, NewNode::Dir(mode)));
-            reply::entry(reply, made, &service.ids);
+            reply::entry(reply, made, &service.view);
         });
     }
 
@@ -264,7 +269,7 @@ impl Filesystem for Adapter {
         let target = target.to_owned();
         self.serve_with(request, Opcode::Symlink, never, name, move |service, name| {
             let new = NewNode::Symlink(target.as_os_str());
-            reply::entry(reply, service.fresh(service.make(asker, 0, parent, name, new)), &service.ids);
+            reply::entry(reply, service.fresh(service.make(asker, 0, parent, name, new)), &service.view);
         });
     }
 
@@ -302,7 +307,7 @@ impl Filesystem for Adapter {
             |union| union.is_long_change(id),
             new_name,
             move |service, new_name| {
-                reply::entry(reply, service.fresh(service.union.link(id, dir, new_name)), &service.ids);
+                reply::entry(reply, service.fresh(service.union.link(id, dir, new_name)), &service.view);
             },
         );
     }
@@ -312,7 +317,14 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(request, Opcode::Opendir, never, |_| reply::never_again(reply));
+        self.serve(request, Opcode::Opendir, never, |service| {
+            if service.view.timeouts.revalidate() {
+                // Of what was never opened the kernel caches the listing, until the topmost part changes.
+                reply::opened(reply);
+            } else {
+                reply::never_again(reply);
+            }
+        });
     }
 
     /// Without CREATE the kernel sends MKNOD, and then no RELEASE either.
@@ -445,7 +457,7 @@ impl Filesystem for Adapter {
     ) {
         let id = node(ino);
         self.serve(request, Opcode::Readdirplus, never, move |service| {
-            reply::listing_plus(reply, &service.ids, |take| {
+            reply::listing_plus(reply, &service.view, |take| {
                 service.fresh(service.union.readdirplus(id, offset, take))
             });
         });

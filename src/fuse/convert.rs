@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType as FuseType, INodeNo, RenameFlags, TimeOrNow};
 use rustix::fs::{FileType, SeekFrom, Timespec};
 
+use super::view::View;
 use crate::branch::Stat;
 use crate::error::{Error, Result};
-use crate::rules::ids::IdMaps;
 use crate::union::{Attr, NodeId, RenameMode, SetTime};
 
 pub(super) fn node(ino: INodeNo) -> NodeId {
@@ -44,8 +44,9 @@ pub(super) fn key_list(keys: &[OsString]) -> Vec<u8> {
 }
 
 /// The attributes as users see them.
-pub(super) fn file_attr(attr: &Attr, ids: &IdMaps) -> FileAttr {
+pub(super) fn file_attr(attr: &Attr, view: &View) -> FileAttr {
     let stat = &attr.stat;
+    let is_static = view.static_nlink && stat.kind() == FileType::Directory;
     FileAttr {
         ino: INodeNo(attr.id.0),
         size: stat.st_size as u64,
@@ -56,9 +57,9 @@ pub(super) fn file_attr(attr: &Attr, ids: &IdMaps) -> FileAttr {
         crtime: UNIX_EPOCH,
         kind: file_type(stat.kind()),
         perm: (stat.st_mode & 0o7777) as u16,
-        nlink: attr.links,
-        uid: ids.uid.shown(stat.st_uid),
-        gid: ids.gid.shown(stat.st_gid),
+        nlink: if is_static { 1 } else { attr.links },
+        uid: view.ids.uid.shown(stat.st_uid),
+        gid: view.ids.gid.shown(stat.st_gid),
         rdev: device(stat),
         blksize: stat.st_blksize as u32,
         flags: 0,

@@ -9,5 +9,7 @@ mod convert;
 mod opcodes;
 mod reply;
 mod service;
+mod view;
 
 pub use adapter::Adapter;
+pub use view::{Timeouts, View};

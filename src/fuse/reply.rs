@@ -6,18 +6,16 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use fuser::{
-    Errno, FileAttr, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr,
 };
 use rustix::fs::{FileType, StatVfs};
 
 use super::convert::{bare_attr, file_attr, file_type};
+use super::view::View;
 use crate::error::{Error, Result};
-use crate::rules::ids::IdMaps;
 use crate::union::{Attr, DirItem, Found, Looked, NodeId, PlusItem};
-
-/// How long the kernel may remember what it was told.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Numbers are not reused while the kernel knows them, so there is one generation.
 const GENERATION: Generation = Generation(0);
@@ -56,12 +54,17 @@ pub(super) fn never_again(reply: impl Reply) {
     reply.fail(Errno::ENOSYS);
 }
 
+/// An open directory that nothing is kept of: neither here nor by the kernel.
+pub(super) fn opened(reply: ReplyOpen) {
+    reply.opened(FileHandle(0), FopenFlags::empty());
+}
+
 pub(super) fn empty(reply: ReplyEmpty, result: Result<()>) {
     answer(reply, result, |reply, ()| reply.ok());
 }
 
-pub(super) fn attr(reply: ReplyAttr, result: Result<Attr>, ids: &IdMaps) {
-    answer(reply, result, |reply, attr| reply.attr(&DAY, &file_attr(&attr, ids)));
+pub(super) fn attr(reply: ReplyAttr, result: Result<Attr>, view: &View) {
+    answer(reply, result, |reply, attr| reply.attr(&view.timeouts.attr, &file_attr(&attr, view)));
 }
 
 pub(super) fn data(reply: ReplyData, result: Result<impl AsRef<[u8]>>) {
@@ -77,24 +80,26 @@ pub(super) fn offset(reply: ReplyLseek, result: Result<u64>) {
 }
 
 /// An entry that is there.
-pub(super) fn entry(reply: ReplyEntry, result: Result<Looked>, ids: &IdMaps) {
-    looked_up(reply, result.map(Some), ids);
+pub(super) fn entry(reply: ReplyEntry, result: Result<Looked>, view: &View) {
+    looked_up(reply, result.map(Some), view);
 }
 
 /// An entry that may be there.
-pub(super) fn looked_up(reply: ReplyEntry, result: Result<Option<Looked>>, ids: &IdMaps) {
+pub(super) fn looked_up(reply: ReplyEntry, result: Result<Option<Looked>>, view: &View) {
     answer(reply, result, |reply, looked| match looked {
         Some(looked) => {
-            let attr = file_attr(&looked.attr, ids);
-            reply.entry_with_ttls(&DAY, &name_ttl(&looked), &attr, GENERATION);
+            let attr = file_attr(&looked.attr, view);
+            reply.entry_with_ttls(&view.timeouts.attr, &name_ttl(&looked, view), &attr, GENERATION);
         }
         // Number 0 says "there is nothing", and for how long that holds.
-        None => reply.entry(&DAY, &bare_attr(NodeId(0), FileType::RegularFile), GENERATION),
+        None => {
+            reply.entry(&view.timeouts.negative, &bare_attr(NodeId(0), FileType::RegularFile), GENERATION)
+        }
     });
 }
 
-fn name_ttl(looked: &Looked) -> Duration {
-    if looked.name_is_stable { DAY } else { Duration::ZERO }
+fn name_ttl(looked: &Looked, view: &View) -> Duration {
+    if looked.name_is_stable { view.timeouts.entry } else { Duration::ZERO }
 }
 
 /// A listing, as far as there is room. `list` calls its argument for each entry.
@@ -110,12 +115,12 @@ pub(super) fn listing(
 /// The same with attributes.
 pub(super) fn listing_plus(
     mut reply: ReplyDirectoryPlus,
-    ids: &IdMaps,
+    view: &View,
     list: impl FnOnce(&mut dyn FnMut(&PlusItem<'_>) -> ControlFlow<()>) -> Result<()>,
 ) {
     let listed = list(&mut |item| {
         let (attr, ttl) = match &item.found {
-            Found::Node(looked) => (file_attr(&looked.attr, ids), name_ttl(looked)),
+            Found::Node(looked) => (file_attr(&looked.attr, view), name_ttl(looked, view)),
             Found::Dot(id) => (bare_attr(*id, FileType::Directory), Duration::ZERO),
             // The kernel lists an entry of impossible size, and forgets its node at once. (Node 0 would say
             // the same, but the library writes one number for the node and the entry.)

@@ -13,11 +13,12 @@ use rustix::fs::XattrFlags;
 use super::caller_groups::Asker;
 use super::convert::node;
 use super::opcodes::Opcodes;
+use super::view::View;
 use crate::branch::Caller;
 use crate::control::{BRANCHES, MESSAGES, SYNC};
 use crate::error::{Error, Result};
 use crate::rules::acl;
-use crate::rules::ids::{IdMaps, OVERFLOW_ID};
+use crate::rules::ids::OVERFLOW_ID;
 use crate::rules::kill_priv::KillPriv;
 use crate::union::{Attr, Changes, Looked, NewNode, NodeId, Union, Written};
 
@@ -28,7 +29,7 @@ use crate::union::{Attr, Changes, Looked, NewNode, NodeId, Union, Written};
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) union: Arc<Union>,
-    pub(super) ids: IdMaps,
+    pub(super) view: View,
     pub(super) opcodes: Opcodes,
     pub(super) notifier: Arc<OnceLock<Notifier>>,
     /// The user who mounted.
@@ -36,24 +37,24 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(union: Arc<Union>, ids: IdMaps) -> Self {
+    pub(super) fn new(union: Arc<Union>, view: View) -> Self {
         let mounter = rustix::process::getuid().as_raw();
-        Self { union, ids, opcodes: Opcodes::default(), notifier: Arc::default(), mounter }
+        Self { union, view, opcodes: Opcodes::default(), notifier: Arc::default(), mounter }
     }
 
     fn uid_on_disk(&self, uid: u32) -> Result<u32> {
-        self.ids.uid.disk(uid).ok_or(Error::UnmappedId(uid))
+        self.view.ids.uid.disk(uid).ok_or(Error::UnmappedId(uid))
     }
 
     fn gid_on_disk(&self, gid: u32) -> Result<u32> {
-        self.ids.gid.disk(gid).ok_or(Error::UnmappedId(gid))
+        self.view.ids.gid.disk(gid).ok_or(Error::UnmappedId(gid))
     }
 
     /// Whom to make something as. Whoever no range of a map covers is shown as nobody, and makes what is nobody's, as
     /// in a user namespace: podman makes files as an id that the container does not have, and then gives them away.
     fn caller(&self, asker: Asker, umask: u32) -> Caller {
-        let uid = self.ids.uid.disk(asker.uid).unwrap_or(OVERFLOW_ID);
-        let gid = self.ids.gid.disk(asker.gid).unwrap_or(OVERFLOW_ID);
+        let uid = self.view.ids.uid.disk(asker.uid).unwrap_or(OVERFLOW_ID);
+        let gid = self.view.ids.gid.disk(asker.gid).unwrap_or(OVERFLOW_ID);
         Caller { uid, gid, umask }
     }
 
@@ -84,8 +85,8 @@ impl Service {
     /// Changes attributes, of which the owners are still as users see them.
     pub(super) fn setattr(&self, asker: Asker, ino: INodeNo, changes: Changes) -> Result<Attr> {
         // Where all owners are shown as one, there is nothing to change.
-        let uid = changes.uid.filter(|_| !self.ids.uid.is_squashed()).map(|uid| self.uid_on_disk(uid));
-        let gid = changes.gid.filter(|_| !self.ids.gid.is_squashed()).map(|gid| self.gid_on_disk(gid));
+        let uid = changes.uid.filter(|_| !self.view.ids.uid.is_squashed()).map(|uid| self.uid_on_disk(uid));
+        let gid = changes.gid.filter(|_| !self.view.ids.gid.is_squashed()).map(|gid| self.gid_on_disk(gid));
         let changes = Changes { uid: uid.transpose()?, gid: gid.transpose()?, ..changes };
         self.killing(asker, asker.kills(), |kill| self.union.setattr(node(ino), &changes, kill))
     }
@@ -110,7 +111,7 @@ impl Service {
     }
 
     fn killing<T>(&self, asker: Asker, kills: bool, change: impl FnOnce(KillPriv<'_>) -> T) -> T {
-        let is_in_group = |gid| asker.is_in_group(self.ids.gid.shown(gid));
+        let is_in_group = |gid| asker.is_in_group(self.view.ids.gid.shown(gid));
         change(if kills { KillPriv::Strip(&is_in_group) } else { KillPriv::Keep })
     }
 
@@ -133,7 +134,7 @@ impl Service {
         }
         let flags = XattrFlags::from_bits_truncate(flags as u32);
         let value = if self.has_mapped_acl(key) {
-            acl::on_disk(value, &self.ids).map_err(|acl::Unmapped(id)| Error::UnmappedId(id))?
+            acl::on_disk(value, &self.view.ids).map_err(|acl::Unmapped(id)| Error::UnmappedId(id))?
         } else {
             Cow::Borrowed(value)
         };
@@ -151,11 +152,11 @@ impl Service {
             };
         }
         let value = self.union.getxattr(node(ino), key)?;
-        Ok(if self.has_mapped_acl(key) { acl::shown(&value, &self.ids).into_owned() } else { value })
+        Ok(if self.has_mapped_acl(key) { acl::shown(&value, &self.view.ids).into_owned() } else { value })
     }
 
     fn has_mapped_acl(&self, key: &OsStr) -> bool {
-        !self.ids.is_identity() && acl::is_acl(key)
+        !self.view.ids.is_identity() && acl::is_acl(key)
     }
 
     fn is_mounter(&self, asker: Asker) -> bool {

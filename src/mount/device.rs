@@ -16,7 +16,7 @@ use rustix::mount::MountFlags;
 
 use super::error::MountError;
 use super::helper;
-use super::mountinfo::{self, Entry, FS_TYPE};
+use super::mountinfo::{self, Entry};
 use super::mountpoint::Mountpoint;
 use crate::options::{Access, MountOptions, Sharing};
 
@@ -86,7 +86,7 @@ fn mount_directly(
     let mut flags = wanted.flags;
     flags.set(MountFlags::RDONLY, wanted.access == Access::ReadOnly);
     let source: &OsStr = &options.source;
-    rustix::mount::mount(source, target, FS_TYPE, flags, data.as_c_str())
+    rustix::mount::mount(source, target, mountinfo::fs_type(), flags, data.as_c_str())
 }
 
 /// The mounts that were there before ours, by ids that are used again.

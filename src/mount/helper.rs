@@ -16,6 +16,7 @@ use rustix::net::{
 
 use super::device::Wanted;
 use super::error::MountError;
+use super::mountinfo;
 use super::root::Spot;
 use crate::options::{Access, MountOptions, Sharing, names_of};
 use crate::shown::shown;
@@ -129,7 +130,7 @@ fn mount_options(options: &MountOptions, wanted: Wanted) -> OsString {
             Access::ReadWrite => "rw",
         }),
         "default_permissions".into(),
-        "subtype=plyfs".into(),
+        mountinfo::fs_type().replace("fuse.", "subtype=").into(),
         fsname(&options.source),
     ];
     if options.sharing == Sharing::Everybody {

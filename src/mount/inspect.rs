@@ -64,6 +64,10 @@ fn ask(given: &Path, attribute: &str) -> Result<Vec<u8>, MountError> {
 /// The root of the plyfs at `given`.
 pub(super) fn root(given: &Path) -> Result<Root, MountError> {
     match Root::open(given) {
+        // Only a plyfs knows that question.
+        Ok(Some(root)) if root.entry.is_alias() && tells_branches(&root).is_none() => {
+            Err(MountError::NotMounted(given.to_owned()))
+        }
         Ok(Some(root)) => Ok(root),
         Ok(None) => Err(MountError::NotMounted(given.to_owned())),
         Err(error) => match Errno::from_io_error(&error) {
@@ -73,12 +77,17 @@ pub(super) fn root(given: &Path) -> Result<Root, MountError> {
     }
 }
 
+/// The branches, if they are told in time.
+fn tells_branches(root: &Root) -> Option<Vec<u8>> {
+    let fd = root.fd.try_clone().ok()?;
+    question::ask(fd, control::BRANCHES, PATIENCE)
+        .inspect_err(|silence| log::debug!("{}: {silence:?}", root.entry.mountpoint.display()))
+        .ok()
+}
+
 /// The writable branch of a plyfs, if it has one and says so in time.
 pub(super) fn upper(root: &Root) -> Option<PathBuf> {
-    let fd = root.fd.try_clone().ok()?;
-    let list = question::ask(fd, control::BRANCHES, PATIENCE)
-        .inspect_err(|silence| log::debug!("{}: {silence:?}", root.entry.mountpoint.display()))
-        .ok()?;
+    let list = tells_branches(root)?;
     let branches = control::parse_branches(&list);
     branches.into_iter().find(|(_, access)| *access == Access::Writable).map(|(path, _)| path)
 }

@@ -38,7 +38,7 @@ pub use unmount::umount;
 
 use crate::branch::{Believed, BranchRoots, Limits};
 use crate::exit::Exit;
-use crate::fuse::Adapter;
+use crate::fuse::{Adapter, Timeouts, View};
 use crate::options::{MountOptions, Warning};
 use crate::shown::shown;
 use crate::union::{Union, UnionOptions};
@@ -109,6 +109,12 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
     let wanted =
         Wanted { access: stack.access, flags: options.flags | forbidden.difference(options.decided) };
     let listing = listing(&stack.roots);
+    let longest = Timeouts::default();
+    let timeouts = Timeouts {
+        attr: options.timeouts.attr.unwrap_or(longest.attr),
+        entry: options.timeouts.entry.unwrap_or(longest.entry),
+        negative: options.timeouts.negative.unwrap_or(longest.negative),
+    };
     let union_options = UnionOptions {
         volatile: options.volatile,
         overlay_upper: options.overlay_upper,
@@ -120,6 +126,7 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
             (xattr, believed)
         }),
         one_filesystem: options.one_filesystem,
+        revalidates: timeouts.revalidate(),
         limits: Limits { bytes: options.size, inodes: options.inodes },
     };
     crate::branch::keep_capabilities();
@@ -142,7 +149,8 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
         }
     };
     // From here on every way out drops `mounted`, which detaches the mount.
-    let adapter = Adapter::new(Arc::clone(&union), ids, options.threads, options.follows_callers);
+    let view = View { ids, timeouts, static_nlink: options.static_nlink };
+    let adapter = Adapter::new(Arc::clone(&union), view, options.threads, options.follows_callers);
     if let Err(error) = events.start(adapter, device, options.threads) {
         close(&union);
         return Err(error);

@@ -3,10 +3,18 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The type of our mounts in the mount table.
-pub(super) const FS_TYPE: &str = "fuse.plyfs";
+/// The types of our mounts in the mount table. Some tools look for the second, and call us by that name.
+const FS_TYPES: [&str; 2] = ["fuse.plyfs", "fuse.fuse-overlayfs"];
+
+/// The type of a mount that this process makes: by the name that it was called by.
+pub(super) fn fs_type() -> &'static str {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&called).file_name();
+    let is_called = |fs_type: &&&str| name.is_some_and(|name| fs_type.strip_prefix("fuse.") == name.to_str());
+    FS_TYPES.iter().find(is_called).unwrap_or(&FS_TYPES[0])
+}
 
 /// One line of /proc/self/mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,9 +34,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Whether this is a mount of ours, or another plyfs'.
+    /// Whether this is a mount of ours, or another plyfs'. With [`Self::is_alias`] it need not be.
     pub(super) fn is_plyfs(&self) -> bool {
-        self.fs_type == FS_TYPE
+        FS_TYPES.contains(&&*self.fs_type)
+    }
+
+    /// Whether another program makes mounts of that type, too.
+    pub(super) fn is_alias(&self) -> bool {
+        self.fs_type != FS_TYPES[0]
     }
 }
 
@@ -77,14 +90,13 @@ fn octal(digits: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn lines_with_and_without_optional_fields() {
         for (line, path, fs_type) in [
             ("36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw", "/mnt", "ext3"),
             ("36 35 98:0 / /mnt rw - fuse.plyfs - rw", "/mnt", "fuse.plyfs"),
-            (r"36 35 98:0 / /a\040b\134c\011 rw x:1 y:2 - fuse.plyfs none rw", "/a b\\c\t", FS_TYPE),
+            (r"36 35 98:0 / /a\040b\134c\011 rw x:1 y:2 - fuse.plyfs none rw", "/a b\\c\t", FS_TYPES[0]),
         ] {
             let entry = parse(line.as_bytes()).expect(line);
             assert_eq!(entry.mountpoint, Path::new(path), "{line}");

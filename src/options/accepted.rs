@@ -15,8 +15,8 @@
 //! - `userxattr` is accepted: both kinds of attributes are read in every lower, and podman writes it always.
 //! - `index=on`, `xino=…`, `uuid=…`, `sum` are accepted: hard links, inode numbers, and the figures of df(1) are
 //!   plyfs' own.
-//! - `auto_cache` and timeouts above zero are accepted: they allow old content to show for a while. A timeout of
-//!   zero, `direct_io` and `udba=reval` do not allow it, and a change behind the mount shows late here: refused.
+//! - `auto_cache` is accepted: it allows old content to show for a while. `direct_io` and `udba=reval` do not allow
+//!   it, and a change behind the mount shows late here: refused. (`timeout=0` makes the kernel ask each time.)
 //! - `mand` is accepted: the kernel itself ignores it since 5.15.
 //! - `hard_remove` is accepted: no hidden file is ever left behind here.
 //! - `user_id=`, `group_id=` and `rootmode=` are accepted: they come from a copied line of /proc/mounts, and are the
@@ -113,8 +113,6 @@ enum When {
     Always,
     /// With all but these, and without a value.
     Unless(&'static [&'static str]),
-    /// With a number that is zero.
-    Zero,
 }
 
 impl When {
@@ -123,13 +121,12 @@ impl When {
         match self {
             Self::Always => true,
             Self::Unless(harmless) => !value.is_some_and(|value| harmless.contains(&&*value)),
-            Self::Zero => value.is_some_and(|value| value.parse() == Ok(0.0)),
         }
     }
 }
 
 const NO_WATCH: &str = "the kernel caches what plyfs told it, and a change behind the mount shows late: leave the \
-    option out, and change branches only while they are not mounted";
+    option out, and change branches only while they are not mounted, or use timeout=0";
 
 /// What cannot be kept, and what to do instead.
 #[rustfmt::skip]
@@ -145,11 +142,7 @@ const REFUSED: &[(&str, When, &str)] = &[
     ("drop_privileges", When::Always, "start plyfs as an ordinary user or in a user namespace instead"),
     ("fd", When::Always, "plyfs opens /dev/fuse itself: leave it out"),
     ("direct_io", When::Always, NO_WATCH),
-    ("attr_timeout", When::Zero, NO_WATCH),
-    ("entry_timeout", When::Zero, NO_WATCH),
-    ("negative_timeout", When::Zero, NO_WATCH),
     // fuse-overlayfs
-    ("timeout", When::Zero, NO_WATCH),
     ("plugins", When::Always, "there are no plugins: leave it out, and unpack what the plugin would supply"),
     ("noxattrs", When::Unless(&["0"]), "extended attributes are always shown: leave it out"),
     ("noacl", When::Always, "ACLs always hold: leave it out, and remove them with `setfacl -b` where they should not"),
@@ -195,7 +188,7 @@ const ACCEPTED: &[(&str, &[&str])] = &[
         "parallel_direct_writes", "rootmode", "user_id", "group_id",
     ]),
     ("fuse-overlayfs", &[
-        "threaded", "fsync", "fast_ino", "writeback", "static_nlink", "cache",
+        "threaded", "fast_ino", "writeback", "cache",
     ]),
     ("overlayfs", &[
         "index", "xino", "userxattr", "uuid", "default", "nouuid", "nooverride_creds",
@@ -256,7 +249,6 @@ mod tests {
             None => class(option.as_bytes(), None),
         };
         for option in "remount umask=077 umask=0 uid=0 gid=5 modules=subdir setuid=bin drop_privileges fd=3 direct_io \
-            attr_timeout=0 entry_timeout=0.0 negative_timeout=0 timeout=0 \
             plugins=a.so noxattrs=1 noxattrs noacl ino32=1 redirect_dir=on redirect_dir=follow metacopy=on \
             nfs_export=on verity=on verity=require override_creds=off datadir+=d chroot=/x nocow stats udba=reval \
             udba=notify udba hinotify shwh nodirperm1"
@@ -265,8 +257,8 @@ mod tests {
             assert!(matches!(class_of(option), Some(Class::Refused(_))), "{option}: {:?}", class_of(option));
         }
         for option in "defaults noauto auto nofail _netdev user=root comment=x x-systemd.automount X-mount.mkdir=0755 \
-            timeout=5 attr_timeout=1 entry_timeout=0.5 auto_unmount default_permissions hard_remove noforget use_ino \
-            noxattrs=0 fsync=0 redirect_dir=off redirect_dir=nofollow metacopy=off index=off \
+            auto_unmount default_permissions hard_remove noforget use_ino \
+            noxattrs=0 redirect_dir=off redirect_dir=nofollow metacopy=off index=off \
             index=on xino=auto nfs_export=off verity=off override_creds=on uuid=null userxattr cow hide_meta_files \
             udba=none sum noplink acl create=rr si=7 user_id=0 rootmode=40000"
             .split_whitespace()

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::mount::MountFlags;
 
@@ -66,6 +67,10 @@ pub struct MountOptions {
     pub size: Option<u64>,
     /// How many inodes the upper may hold.
     pub inodes: Option<u64>,
+    /// Every directory shows one link.
+    pub static_nlink: bool,
+    /// For how long the kernel may remember what it was told, where the user says so.
+    pub timeouts: Timeouts,
     /// Which ids are shown for which.
     pub ids: IdMapping,
     /// How many event loops answer requests.
@@ -76,6 +81,17 @@ pub struct MountOptions {
     pub hold: Option<PathBuf>,
     /// Stay in the foreground.
     pub foreground: bool,
+}
+
+/// Timeouts of the kernel's caches; None leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Of attributes.
+    pub attr: Option<Duration>,
+    /// Of names that lead somewhere.
+    pub entry: Option<Duration>,
+    /// Of names that lead nowhere.
+    pub negative: Option<Duration>,
 }
 
 /// Whether a mount can change anything.
@@ -189,6 +205,14 @@ pub enum OptionError {
         /// The most that is allowed.
         max: u32,
     },
+    /// No number of seconds.
+    #[error("{option}={} is no time: write seconds, such as 0, 0.5 or 60", shown(.value))]
+    Seconds {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+    },
     /// No amount, or nothing at all.
     #[error("{option}={} is no amount: write a number above 0, which may end in k, m or g (1,024 times each)", shown(.value))]
     Amount {
@@ -264,6 +288,8 @@ struct Reader {
     one_filesystem: bool,
     size: Option<u64>,
     inodes: Option<u64>,
+    static_nlink: bool,
+    timeouts: Timeouts,
     ids: IdMapping,
     threads: Option<usize>,
     follows_callers: bool,
@@ -289,6 +315,8 @@ impl Reader {
             one_filesystem: false,
             size: None,
             inodes: None,
+            static_nlink: false,
+            timeouts: Timeouts::default(),
             ids: IdMapping::default(),
             threads: None,
             follows_callers: true,
@@ -356,6 +384,27 @@ impl Reader {
                 self.inodes = Some(amount("inodes", value)?);
                 Ok(())
             }
+            b"fsync" => {
+                self.volatile = number("fsync", value, 0, 1)? == 0;
+                Ok(())
+            }
+            b"timeout" => {
+                let all = Some(seconds("timeout", value)?);
+                self.timeouts = Timeouts { attr: all, entry: all, negative: all };
+                Ok(())
+            }
+            b"attr_timeout" => {
+                self.timeouts.attr = Some(seconds("attr_timeout", value)?);
+                Ok(())
+            }
+            b"entry_timeout" => {
+                self.timeouts.entry = Some(seconds("entry_timeout", value)?);
+                Ok(())
+            }
+            b"negative_timeout" => {
+                self.timeouts.negative = Some(seconds("negative_timeout", value)?);
+                Ok(())
+            }
             b"threads" => {
                 let threads = number("threads", value, 1, MAX_THREADS as u32)?;
                 self.threads = Some(threads as usize);
@@ -388,6 +437,7 @@ impl Reader {
             b"upper_from_overlayfs" => bare("upper_from_overlayfs").map(|()| self.overlay_upper = true),
             b"stable_inodes" => bare("stable_inodes").map(|()| self.stable_inodes = true),
             b"xdev" => bare("xdev").map(|()| self.one_filesystem = true),
+            b"static_nlink" => bare("static_nlink").map(|()| self.static_nlink = true),
             b"squash_to_root" => bare("squash_to_root").map(|()| {
                 self.ids.squash_uid = Some(0);
                 self.ids.squash_gid = Some(0);
@@ -446,6 +496,8 @@ impl Reader {
             one_filesystem: self.one_filesystem,
             size: self.size,
             inodes: self.inodes,
+            static_nlink: self.static_nlink,
+            timeouts: self.timeouts,
             ids: self.ids,
             threads: self.threads.unwrap_or(threads),
             follows_callers: self.follows_callers,
@@ -475,6 +527,13 @@ fn number(option: &'static str, value: Option<&[u8]>, min: u32, max: u32) -> Res
         Ok(number) if (min..=max).contains(&number) => Ok(number),
         _ => Err(OptionError::Number { option, value: text.into_owned(), min, max }),
     }
+}
+
+/// Seconds, with or without a fraction.
+fn seconds(option: &'static str, value: Option<&[u8]>) -> Result<Duration, OptionError> {
+    let text = String::from_utf8_lossy(needed(option, value, "SECONDS")?);
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| OptionError::Seconds { option, value: text.into_owned() })
 }
 
 /// A number that may end in k, m or g, as tmpfs has it.

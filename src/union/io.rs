@@ -164,7 +164,7 @@ impl Union {
         self.with_descriptors(|| {
             let was_in_upper = node.is_in_upper();
             let (file, stat) = self.open_file(node)?;
-            let file = if was_in_upper { file } else { file.of_size(&stat) };
+            let file = if was_in_upper || self.options.revalidates { file } else { file.of_size(&stat) };
             self.files.put_if(node.id, file.clone(), || node.is_in_upper() == was_in_upper);
             Ok(file)
         })

@@ -100,6 +100,8 @@ pub struct UnionOptions {
     pub limits: Limits,
     /// A lower ends where another filesystem is mounted in it.
     pub one_filesystem: bool,
+    /// Somebody may change lowers, and the kernel asks again: nothing of them is remembered here either.
+    pub revalidates: bool,
 }
 
 /// The copies of lower files with several names that a workdir notes for an upper. Nothing is written.

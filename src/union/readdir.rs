@@ -83,6 +83,9 @@ impl Union {
         }
         let (parts, listing, _locked) = self.with_descriptors(|| {
             let (parts, locked) = self.lock_open(&dir, Node::lock_shared)?;
+            if cookie == 0 && self.options.revalidates {
+                self.listings.forget(dir.id);
+            }
             let listing = self.listing(&dir, &parts)?;
             Ok((parts, listing, locked))
         })?;
@@ -121,6 +124,9 @@ impl Union {
         }
         let (parts, listing, _locked) = self.with_descriptors(|| {
             let (parts, locked) = self.lock_open(&dir, Node::lock_shared)?;
+            if cookie == 0 && self.options.revalidates {
+                self.listings.forget(dir.id);
+            }
             let listing = self.listing(&dir, &parts)?;
             Ok((parts, listing, locked))
         })?;

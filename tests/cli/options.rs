@@ -66,7 +66,6 @@ fn what_cannot_be_kept_is_refused() {
         ("gid=1000", "squash_to_gid=N"),
         ("chroot=/srv", "as they are seen from here"),
         ("remount", "unmount it"),
-        ("timeout=0", "only while they are not mounted"),
         ("udba=reval", "only while they are not mounted"),
         ("plugins=a.so", "no plugins"),
         ("noacl", "ACLs always hold"),

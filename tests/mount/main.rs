@@ -5,6 +5,7 @@ mod common;
 mod acl;
 mod across_copy_up;
 mod caller_affinity;
+mod callers;
 mod copy_file_range;
 mod copy_up;
 mod cost;

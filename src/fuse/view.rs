@@ -1,0 +1,44 @@
+//! How does the kernel see what the union says, and for how long may it remember it?
+
+use std::time::Duration;
+
+use crate::rules::ids::IdMaps;
+
+/// How long the kernel may remember what it was told, unless the options say otherwise.
+pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// For how long the kernel need not ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// What attributes an inode has.
+    pub attr: Duration,
+    /// That a name leads to an inode.
+    pub entry: Duration,
+    /// That a name leads nowhere.
+    pub negative: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { attr: DAY, entry: DAY, negative: DAY }
+    }
+}
+
+impl Timeouts {
+    /// Whether the kernel asks again of what it knows: then what is cached must be looked at again as well.
+    #[must_use]
+    pub fn revalidate(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// What stands between the union's answers and the kernel.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Which ids are shown.
+    pub ids: IdMaps,
+    /// For how long an answer holds.
+    pub timeouts: Timeouts,
+    /// Every directory has one link, whatever is in it.
+    pub static_nlink: bool,
+}
