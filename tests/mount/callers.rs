@@ -21,7 +21,7 @@ const LINE: &str = r#"lowerdir=overlay/l/LA:overlay/l/LB,upperdir=overlay/C/diff
 #[test]
 fn containers_storage_mounts_and_removes_at_once() {
     let play = store();
-    for _ in 0..20 {
+    for _ in 0..100 {
         let seen = play.sh(&format!(
             r#"mkdir -p overlay/C/diff overlay/C/work overlay/C/merged
              said=$(plyfs -o '{LINE}' overlay/C/merged 2>&1); [ -z "$said" ]

@@ -69,37 +69,28 @@ impl Log {
         }
     }
 
-    /// Leaves `live` lines: those that hold, and the `others`. Without any the file goes; few too many may stay.
-    pub(super) fn close(
-        &self,
-        work: &WorkDir,
-        live: usize,
-        mut holds: impl FnMut(&str) -> bool,
-        others: &[String],
-    ) -> Result<()> {
+    /// Writes the file anew if many of its lines do not hold any more. `lines` are those that do.
+    pub(super) fn compact(&self, work: &WorkDir, lines: &[String]) -> Result<()> {
         let state = &mut *self.0.lock();
-        state.file = None;
-        if live > 0 && state.lines <= live * 2 + SMALL {
+        if state.lines <= lines.len() * 2 + SMALL {
             return Ok(());
         }
         let home = work.root()?;
-        let mut text = String::new();
-        if live > 0 {
-            let old = read(&home, NAME)?.unwrap_or_default();
-            whole_lines(&old).filter(|line| holds(line)).for_each(|line| {
-                text.push_str(line);
-                text.push('\n');
-            });
-            text.extend(others.iter().map(String::as_str));
-        }
-        if text.is_empty() {
-            return home.remove_marker(OsStr::new(NAME));
-        }
         home.remove_marker(OsStr::new(NEW))?;
         let file = home.create(OsStr::new(NEW), Mode::RUSR | Mode::WUSR)?;
-        file.write_all_at(0, text.as_bytes())?;
+        file.write_all_at(0, lines.concat().as_bytes())?;
         file.sync_data()?;
-        home.rename(OsStr::new(NEW), &home, OsStr::new(NAME))
+        home.rename(OsStr::new(NEW), &home, OsStr::new(NAME))?;
+        state.file = None;
+        state.lines = lines.len();
+        Ok(())
+    }
+
+    /// Lets go of the file, and removes it if it says nothing any more. Nothing is made: whoever has unmounted may be
+    /// removing the directory by now.
+    pub(super) fn close(&self, work: &WorkDir, says_something: bool) -> Result<()> {
+        self.0.lock().file = None;
+        if says_something { Ok(()) } else { work.root()?.remove_marker(OsStr::new(NAME)) }
     }
 }
 

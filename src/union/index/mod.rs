@@ -167,7 +167,8 @@ impl Index {
                 if root.stat(OsStr::new(LINKS))?.is_some() {
                     inner.find_copies(&*work.links()?)?;
                 }
-                if remembers && let Err(e) = log.prepare(&work) {
+                let prepared = || log.compact(&work, &inner.lines()).and_then(|()| log.prepare(&work));
+                if remembers && let Err(e) = prepared() {
                     log::warn!("the workdir takes no notes for now: {e}");
                 }
                 inner
@@ -231,30 +232,17 @@ impl Index {
         }
     }
 
-    /// The clean end: the log is written anew if it says much that no longer holds.
+    /// The clean end. Nothing is made any more, only removed.
     ///
     /// # Errors
     /// Those of the calls that it takes.
     pub fn close(&self) -> Result<()> {
         let Store::Written(work, log) = &self.store else { return Ok(()) };
-        let inner = self.inner.lock();
-        let (origins, notes) =
-            (inner.origins.clone(), inner.notes.values().map(link_line).collect::<Vec<_>>());
-        drop(inner);
-        let mut origins: HashMap<_, _> =
-            origins.into_iter().map(|(ino, origin)| (ino, origin.number)).collect();
-        let live = origins.len() + notes.len();
-        // The last line of an inode is the one that holds; any one that says the same will do.
-        let holds = |line: &str| {
-            let Some((id, number)) = parse_origin(line) else { return false };
-            let ino = id.inode_number();
-            if origins.get(&ino) == Some(&number) {
-                origins.remove(&ino);
-                return true;
-            }
-            false
+        let says_something = {
+            let inner = self.inner.lock();
+            !inner.origins.is_empty() || !inner.notes.is_empty()
         };
-        log.close(work, live, holds, &notes)?;
+        log.close(work, says_something)?;
         format::unmark_volatile(work)
     }
 
@@ -605,6 +593,15 @@ impl Inner {
                 self.by_ino.remove(&ino);
             }
         }
+    }
+
+    /// The lines that say the same as all lines so far.
+    fn lines(&self) -> Vec<String> {
+        let origins = self.origins.values().filter_map(|origin| match &origin.known_by {
+            KnownBy::Id(id) => Some(origin_line(id, origin.number)),
+            KnownBy::Birth(_) => None,
+        });
+        origins.chain(self.notes.values().map(link_line)).collect()
     }
 
     /// Takes one line of the log. What is no note is passed over.

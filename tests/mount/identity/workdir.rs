@@ -231,3 +231,31 @@ fn what_a_killed_daemon_of_the_last_version_left_is_taken_over() {
     }
     union.remount_as_changed();
 }
+
+/// By the mount that begins, and not by the one that ends: after an unmount the workdir may be removed at once.
+#[test]
+fn a_log_that_says_little_is_written_anew_by_the_next_mount() {
+    let many = |mut b: Branch| {
+        for i in 0..300 {
+            b = b.file(&i.to_string(), "text");
+        }
+        b.file("kept", "text")
+    };
+    let mut union = Union::over(many);
+    let number = stat(union.at("kept")).ino();
+    overwrite(union.at("kept"), 0, "TEXT");
+    for i in 0..300 {
+        overwrite(union.at(i.to_string()), 0, "TEXT");
+        fs::remove_file(union.at(i.to_string())).unwrap();
+    }
+    let lines = |union: &Union| text(union.kept("index")).lines().count();
+    union.unmount();
+    assert!(lines(&union) > 600, "{}", lines(&union));
+    for _ in 0..2 {
+        union.mount();
+        assert_eq!(lines(&union), 1);
+        assert_eq!(stat(union.at("kept")).ino(), number);
+        union.unmount();
+    }
+    union.mount();
+}
