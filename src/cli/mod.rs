@@ -201,7 +201,8 @@ pub struct MountLine {
     #[arg(short, long)]
     pub verbose: bool,
 
-    /// The directory to mount on; a word before it is what mount(8) shows as the source
+    /// The directory to mount on, or /dev/fd/N for an open /dev/fuse that you have mounted with; a word before it is what
+    /// mount(8) shows as the source
     #[arg(value_name = "MOUNTPOINT", num_args = 1..=2, required = true)]
     pub words: Vec<OsString>,
 }

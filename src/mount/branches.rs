@@ -32,7 +32,7 @@ pub(super) struct Stack {
 }
 
 /// Opens and checks every branch and the workdir.
-pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<Stack, MountError> {
+pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> Result<Stack, MountError> {
     let upper = options.upper.as_deref().map(|path| Opened::new(Role::Upper, path)).transpose()?;
     let work = match (&options.work, options.access) {
         (None, _) => None,
@@ -54,7 +54,10 @@ pub(super) fn open(options: &MountOptions, mountpoint: &Mountpoint) -> Result<St
             hidden.dirs.push(dir.place.identity.inode_id());
         }
     }
-    hidden.mountpoint = hidden_mountpoint(mountpoint, &known)?;
+    hidden.mountpoint = match mountpoint {
+        Some(mountpoint) => hidden_mountpoint(mountpoint, &known)?,
+        None => None,
+    };
 
     let forbidden = upper
         .iter()

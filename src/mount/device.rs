@@ -109,11 +109,7 @@ impl Before {
 
     /// To be called right after mounting, which gave `device`.
     pub(super) fn after(self, device: &OwnedFd) -> Newborn {
-        let session = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", device.as_raw_fd()));
-        let session = session.ok().and_then(|info| {
-            let number = info.lines().find_map(|line| line.strip_prefix("fuse_connection:"))?;
-            Some(format!("0:{}", number.trim()))
-        });
+        let session = mountinfo::device_of_session(device);
         Newborn { before: self, session }
     }
 }

@@ -127,6 +127,12 @@ pub enum MountError {
     /// The mountpoint is something else.
     #[error("mountpoint {} is not a directory", shown(.0))]
     MountpointNotADirectory(PathBuf),
+    /// A descriptor was handed over that is of no use.
+    #[error("mountpoint {} is not an open /dev/fuse: hand over a descriptor that was opened there and mounted with, or name a directory", shown(.0))]
+    NotFuse(PathBuf),
+    /// Whoever has mounted has left it open who may do what.
+    #[error("the mount of this session checks no permissions: mount with -o default_permissions")]
+    NoDefaultPermissions,
     /// A daemon died and left its mount.
     #[error("mountpoint {} holds a dead mount (its daemon is gone): remove it with `plyfs umount {}`", shown(.0), shown(.0))]
     DeadMount(PathBuf),
@@ -306,6 +312,8 @@ impl MountError {
             | Self::NoMountpoint(_)
             | Self::MountpointNotADirectory(_)
             | Self::DeadMount(_)
+            | Self::NotFuse(_)
+            | Self::NoDefaultPermissions
             | Self::NotOurs { .. }
             | Self::Unfound { .. }
             | Self::MountpointUnreadable { .. }

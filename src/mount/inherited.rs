@@ -4,13 +4,14 @@
 //! stays in use. They are closed once the branches are open, and not before: a branch may be given as
 //! `/proc/self/fd/5`.
 //!
-//! One of the five files with `unsafe` code: a descriptor that nobody owns cannot be closed otherwise.
+//! One of the five files with `unsafe` code: a descriptor that nobody owns cannot be closed or owned otherwise.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use log::debug;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::FdFlags;
 
 /// Descriptors that were open when the program began.
 #[derive(Debug)]
@@ -33,6 +34,18 @@ impl Inherited {
                 Self(Vec::new())
             }
         }
+    }
+
+    /// One of them, to be used; None if there is none of that number. Whoever we start does not inherit it.
+    pub(super) fn take(&mut self, number: RawFd) -> Option<OwnedFd> {
+        let at = self.0.iter().position(|inherited| *inherited == number)?;
+        self.0.swap_remove(at);
+        // SAFETY: as in `close`: nobody in this process owns it, and by now it is not in the list either.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        if let Err(errno) = rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC) {
+            debug!("fcntl({number}): {errno}");
+        }
+        Some(fd)
     }
 
     /// Closes them.

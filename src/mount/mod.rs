@@ -20,6 +20,7 @@ mod privileges;
 mod question;
 mod root;
 mod session;
+mod target;
 mod unmount;
 mod work;
 
@@ -47,6 +48,7 @@ use inherited::Inherited;
 use lock::WorkLock;
 use mountpoint::Mountpoint;
 use session::{End, Events};
+use target::Target;
 use unmount::Mounted;
 
 /// Mounts, in the background unless the options say otherwise.
@@ -87,7 +89,7 @@ enum Ready {
     Announced,
 }
 
-fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(), MountError> {
+fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Result<(), MountError> {
     raise_open_files();
     // Whoever finds a directory locked looks for this name.
     if let Err(errno) = rustix::thread::set_name(c"plyfs") {
@@ -96,8 +98,8 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
     // New entries get their caller's umask; what we make for ourselves has the mode that we say.
     rustix::process::umask(rustix::fs::Mode::empty());
 
-    let mountpoint = Mountpoint::open(&options.mountpoint)?;
-    let stack = branches::open(options, &mountpoint)?;
+    let target = Target::open(&options.mountpoint, &mut inherited)?;
+    let stack = branches::open(options, target.mountpoint())?;
     inherited.close();
     let _held = options.hold.as_deref().map(lock::hold).transpose()?;
     let ids = options.ids.of_daemon(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -140,13 +142,17 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
         }
     };
 
-    let mounted = mount_on(&mountpoint, options, wanted);
-    let (device, mounted) = match mounted {
-        Ok(mounted) => mounted,
-        Err(error) => {
-            close(&union);
-            return Err(error);
-        }
+    let name = target::name(&target);
+    let (device, mounted) = match target {
+        Target::Session(device) => (device, None),
+        // The mountpoint, held open, would keep the filesystem around it in use after a lazy unmount.
+        Target::Directory(mountpoint) => match mount_on(&mountpoint, options, wanted) {
+            Ok((device, mounted)) => (device, Some(mounted)),
+            Err(error) => {
+                close(&union);
+                return Err(error);
+            }
+        },
     };
     // From here on every way out drops `mounted`, which detaches the mount.
     let view = View { ids, timeouts, static_nlink: options.static_nlink };
@@ -155,21 +161,19 @@ fn serve(options: &MountOptions, ready: Ready, inherited: Inherited) -> Result<(
         close(&union);
         return Err(error);
     }
-    info!("mounted on {}", shown(&mountpoint.path));
-    // It would keep the filesystem around it in use after a lazy unmount.
-    drop(mountpoint);
+    info!("mounted on {}", shown(&name));
     for branch in listing {
         info!("{branch}");
     }
     match ready {
         Ready::Announced => {
             // In the foreground nobody waits for an answer, and it could make the mount busy for who unmounts at once.
-            mounted.answers()?;
+            mounted.as_ref().map_or(Ok(()), Mounted::answers)?;
             background::announce()?;
         }
         Ready::Silent => {}
     }
-    match events.wait(&mounted)? {
+    match events.wait(mounted.as_ref())? {
         End::Complete => close(&union),
         // Requests may be under way, here and after an error: the next mount tidies up, as
         // after a crash.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -31,12 +32,19 @@ pub(super) struct Entry {
     pub(super) flags: String,
     /// Its type.
     pub(super) fs_type: String,
+    /// The filesystem's own options, comma-separated.
+    pub(super) options: String,
 }
 
 impl Entry {
     /// Whether this is a mount of ours, or another plyfs'. With [`Self::is_alias`] it need not be.
     pub(super) fn is_plyfs(&self) -> bool {
         FS_TYPES.contains(&&*self.fs_type)
+    }
+
+    /// Whether it was mounted with that option of its filesystem.
+    pub(super) fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|given| given == option)
     }
 
     /// Whether another program makes mounts of that type, too.
@@ -49,6 +57,13 @@ impl Entry {
 pub(super) fn all() -> io::Result<Vec<Entry>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
     Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
+}
+
+/// The filesystem of a session, as [`Entry::device`] has it, if this kernel tells (Linux 6.16) and it is mounted.
+pub(super) fn device_of_session(device: &OwnedFd) -> Option<String> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", device.as_raw_fd())).ok()?;
+    let number = info.lines().find_map(|line| line.strip_prefix("fuse_connection:"))?;
+    Some(format!("0:{}", number.trim()))
 }
 
 /// The mount with this id. Ids are used again: whoever asks holds a descriptor on the mount, or knows it by more.
@@ -67,7 +82,8 @@ fn parse(line: &[u8]) -> Option<Entry> {
     let flags = text(fields.next()?);
     fields.find(|field| field == b"-")?;
     let fs_type = text(fields.next()?);
-    Some(Entry { mount_id, parent_id, device, mountpoint, flags, fs_type })
+    let options = text(fields.nth(1).unwrap_or_default());
+    Some(Entry { mount_id, parent_id, device, mountpoint, flags, fs_type, options })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -103,6 +119,7 @@ mod tests {
             assert_eq!((entry.mount_id, entry.parent_id, entry.device.as_str()), (36, 35, "98:0"), "{line}");
             assert!(entry.flags.starts_with("rw"), "{line}");
             assert_eq!(entry.fs_type, fs_type, "{line}");
+            assert!(entry.options.starts_with("rw"), "{line}");
         }
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"36 35 98:0 / /mnt rw"), None);

@@ -101,13 +101,14 @@ impl Events {
     }
 
     /// Waits for the end. The first signal unmounts, and waits for the last user; the second
-    /// waits for nobody.
-    pub(super) fn wait(&self, mounted: &Mounted) -> Result<End, MountError> {
+    /// waits for nobody. A mount that the caller has made is his to take away.
+    pub(super) fn wait(&self, mounted: Option<&Mounted>) -> Result<End, MountError> {
         match self.receiver.recv() {
             Ok(Event::Ended(result)) => return complete(result),
             Ok(Event::Signal(signal)) => info!("signal {signal}: unmounting"),
             Err(RecvError) => unreachable!("we hold a sender ourselves"),
         }
+        let Some(mounted) = mounted else { return Ok(End::CutShort) };
         unmount(mounted);
         match self.receiver.recv() {
             Ok(Event::Ended(result)) => return complete(result),

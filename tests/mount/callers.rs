@@ -86,6 +86,43 @@ fn another_programs_mount_of_that_type_is_left_alone() {
     assert!(said.contains("is not the mountpoint of a plyfs"), "{said}");
 }
 
+/// Whoever has no /dev/fuse where plyfs runs, or drops his rights first, mounts by himself and hands the device over.
+#[test]
+fn a_session_that_the_caller_has_mounted_is_served() {
+    needs_root!("mount(2)");
+    let mount = "mount -i -t fuse.plyfs none overlay/C/merged -o fd=5,rootmode=40000,user_id=0,group_id=0,allow_other";
+    let branches = "lowerdir=overlay/A/diff:overlay/B/diff,upperdir=overlay/C/diff,workdir=overlay/C/work";
+    let play = store();
+    let seen = play.sh(&format!(
+        "exec 5<>/dev/fuse; {mount},default_permissions; plyfs -o {branches} /dev/fd/5; exec 5<&-
+         cd overlay/C; cat merged/which; echo new >merged/new; plyfs branches merged | wc -l; plyfs umount merged; ls diff"
+    ));
+    assert_eq!(seen, "A\n3\nnew\n");
+    let seen = play.sh(&format!(
+        "mount.fuse3 'plyfs#it' $PWD/overlay/C/merged -o {},drop_privileges
+         cat overlay/C/merged/new; findmnt -no FSTYPE overlay/C/merged; umount overlay/C/merged",
+        branches.replace("overlay/", &format!("{}/overlay/", play.path("").display()))
+    ));
+    assert_eq!(seen, "new\nfuse.plyfs\n");
+
+    let refused = |script: &str| sh_refused(play.path(""), script);
+    let said = refused(&format!(
+        "exec 5<>/dev/fuse; {mount}; trap 'exec 5<&-; umount -l overlay/C/merged' EXIT
+                                 plyfs -o {branches} /dev/fd/5"
+    ));
+    assert!(said.contains("mount with -o default_permissions"), "{said}");
+    for (number, what) in [(5, "exec 5</dev/null;"), (9, "")] {
+        let said = refused(&format!("{what} plyfs -o {branches} /dev/fd/{number}"));
+        assert!(said.contains(&format!("/dev/fd/{number} is not an open /dev/fuse")), "{said}");
+    }
+    // A directory is one by whatever name.
+    let seen = play.sh(&format!(
+        "exec 7<overlay/C/merged; plyfs -o {branches} /dev/fd/7; exec 7<&-
+        cat overlay/C/merged/new; plyfs umount overlay/C/merged"
+    ));
+    assert_eq!(seen, "new\n");
+}
+
 #[test]
 fn containerd_mounts_through_mount_fuse3() {
     needs_root!("mount.fuse3");
