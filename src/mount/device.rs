@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use log::debug;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
@@ -42,7 +42,8 @@ pub(super) fn mount(
     };
     let read_write = OFlags::RDWR | OFlags::CLOEXEC;
     let device = match rustix::fs::open("/dev/fuse", read_write, Mode::empty()) {
-        Ok(device) => device,
+        Ok(device) if is_fuse(&device) => device,
+        Ok(_) => return Err(MountError::WrongDevice),
         // fusermount3 opens the device as root.
         Err(Errno::ACCESS | Errno::PERM) if !rustix::process::geteuid().is_root() => return through_helper(),
         Err(errno) => return Err(MountError::NoDevice(errno)),
@@ -56,6 +57,17 @@ pub(super) fn mount(
         Err(Errno::NODEV) => Err(MountError::NoDevice(Errno::NODEV)),
         Err(errno) => Err(MountError::Mount { path: mountpoint.path.clone(), errno }),
     }
+}
+
+/// Whether a descriptor is of the FUSE device.
+pub(super) fn is_fuse(device: &OwnedFd) -> bool {
+    // Documentation/admin-guide/devices.txt
+    const FUSE: (u32, u32) = (10, 229);
+    let stat = rustix::fs::statat(device, c"", AtFlags::EMPTY_PATH);
+    stat.is_ok_and(|stat| {
+        let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && number == FUSE
+    })
 }
 
 fn mount_directly(

@@ -57,7 +57,9 @@ pub enum MountError {
     Options(#[from] OptionError),
 
     /// A branch or the workdir is not there.
-    #[error("{0} does not exist: create it with `mkdir`, or correct the path")]
+    #[error(
+        "{0} does not exist: create it with `mkdir`, or correct the path (a colon or comma of its name is written `\\:` or `\\,`)"
+    )]
     Missing(Dir),
     /// A branch or the workdir is something else.
     #[error("{0} is not a directory: every branch and the workdir must be one")]
@@ -175,6 +177,11 @@ pub enum MountError {
         "/dev/fuse cannot be opened: {0}; load the module with `modprobe fuse`, and give users the device with `chmod 0666 /dev/fuse`"
     )]
     NoDevice(Errno),
+    /// Something else has its name.
+    #[error(
+        "/dev/fuse is not the FUSE device: make it with `mknod -m 666 /dev/fuse c 10 229`, or ask whoever runs the container for it"
+    )]
+    WrongDevice,
     /// mount(2) is not for this user, and the program that could do it is missing.
     #[error(
         "this user may not mount, and fusermount3 cannot be started ({0}): install the package fuse3, or mount as root or in a user namespace (`unshare -Urm`)"
@@ -330,6 +337,7 @@ impl MountError {
             Self::NoSymFollow
             | Self::LabelRefused(_)
             | Self::NoDevice(_)
+            | Self::WrongDevice
             | Self::NoHelper(_)
             | Self::HelperRefused { .. }
             | Self::AllowOtherRefused => Exit::NoFuse,

@@ -3,11 +3,12 @@
 //! mount.fuse3 with `drop_privileges`, and sandboxes without /dev/fuse, open the device, mount, and hand the descriptor
 //! on: the mountpoint is `/dev/fd/N` then. Source: libfuse, mount.fuse3(8) and `fuse_session_mount`.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::FileType;
 
+use super::device::is_fuse;
 use super::error::MountError;
 use super::inherited::Inherited;
 use super::mountinfo;
@@ -70,16 +71,6 @@ impl Target {
 /// N of `/dev/fd/N`.
 fn session_number(given: &Path) -> Option<RawFd> {
     given.to_str()?.strip_prefix("/dev/fd/")?.parse().ok().filter(|number| *number >= 0)
-}
-
-fn is_fuse(device: &OwnedFd) -> bool {
-    // Documentation/admin-guide/devices.txt
-    const FUSE: (u32, u32) = (10, 229);
-    let stat = rustix::fs::statat(device.as_fd(), c"", AtFlags::EMPTY_PATH);
-    stat.is_ok_and(|stat| {
-        let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && number == FUSE
-    })
 }
 
 /// For messages.

@@ -132,7 +132,7 @@ const NO_WATCH: &str = "the kernel caches what plyfs told it, and a change behin
 #[rustfmt::skip]
 const REFUSED: &[(&str, When, &str)] = &[
     // mount(8)
-    ("remount", When::Always, "a live mount cannot be changed: unmount it, then mount it anew"),
+    ("remount", When::Always, "a live mount keeps its branches and options: `mount -i -o remount,ro MOUNTPOINT` makes it read-only, and rw writable again; for all else unmount it, then mount it anew"),
     // libfuse
     ("umask", When::Always, "permissions are shown as they are on disk: leave it out, and chmod(1) what others should not see"),
     ("uid", When::Always, "owners are shown as they are on disk: use squash_to_uid=N or uidmapping="),

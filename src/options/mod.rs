@@ -147,8 +147,8 @@ pub enum Warning {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// No branch at all.
-    #[error("no branches: give lowerdir=DIR[:DIR…] and, for a writable mount, upperdir= and workdir=")]
-    NoBranches,
+    #[error("no branches to mount on {at}: give lowerdir=DIR[:DIR…] and, for a writable mount, upperdir= and workdir=; if `{at}` was to be a command, `plyfs --help` names them", at = shown(.0))]
+    NoBranches(OsString),
     /// An option that needs a value has none.
     #[error("{option} needs a value: {option}={wants}")]
     NoValue {
@@ -471,7 +471,7 @@ impl Reader {
         };
         let (upper, lowers) = self.stack.into_branches();
         if upper.is_none() && lowers.is_empty() {
-            return Err(OptionError::NoBranches);
+            return Err(OptionError::NoBranches(mountpoint.clone()));
         }
         if upper.is_none() && self.work.is_some() {
             self.warnings.push(Warning::WorkWithoutUpper);

@@ -12,7 +12,7 @@ fn wrong_lines() {
     for (line, code, parts) in [
         ("", 2, &["Usage:"][..]),
         ("mount", 2, &["Usage:"]),
-        ("m", 2, &["no branches", "lowerdir="]),
+        ("m", 2, &["no branches", "lowerdir=", "if `m` was to be a command", "plyfs --help"]),
         ("m -o", 2, &["-o"]),
         ("a b m -o lowerdir=l1", 2, &["m"]),
         ("--bogus m", 2, &["--bogus"]),
@@ -47,7 +47,7 @@ fn directories_that_make_no_union() {
     for (line, parts) in [
         ("m -o lowerdir=no", &["lower no does not exist", "mkdir"][..]),
         ("m -o lowerdir=l1,upperdir=no", &["upper no does not exist"]),
-        ("m -o lowerdir=l1,upperdir=u,workdir=no", &["workdir no does not exist"]),
+        ("m -o lowerdir=l1,upperdir=u,workdir=no", &["workdir no does not exist", "a colon or comma"]),
         ("m -o lowerdir=l1/one", &["lower l1/one is not a directory"]),
         ("m -o lowerdir=l1,upperdir=u/three", &["upper u/three is not a directory"]),
         ("m -o lowerdir=l1:l2:l1", &["lower @/l1 and lower @/l1 are the same"]),

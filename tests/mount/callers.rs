@@ -135,6 +135,64 @@ fn containerd_mounts_through_mount_fuse3() {
     assert_eq!(seen, "A\n0\n");
 }
 
+/// mount(8) looks for its helpers, and for plyfs, where a package puts them. A script in a mount namespace of its own finds plyfs
+/// there.
+fn installed(play: &Playground, script: &str) -> String {
+    fs::write(play.path("script"), script).unwrap();
+    play.sh(
+        "export PLYFS=$(command -v plyfs)
+         unshare -m sh -euc 'mount -t tmpfs none /usr/local/bin; cp \"$PLYFS\" /usr/local/bin/plyfs; . ./script'",
+    )
+}
+
+#[test]
+fn fstab_is_followed_by_mount_8() {
+    needs_root!("mount(8)");
+    let play = store();
+    let dir = play.path("").display().to_string();
+    let line = |at: &str, more: &str| {
+        format!("none {dir}/{at} fuse.plyfs {more},x-systemd.requires=local-fs.target 0 0\n")
+    };
+    let stack = format!(
+        "lowerdir={dir}/overlay/A/diff:{dir}/overlay/B/diff,upperdir={dir}/overlay/C/diff,workdir={dir}/overlay/C/work"
+    );
+    let table = line("overlay/C/merged", &format!("{stack},_netdev,nofail,noatime"))
+        + &line("ro", &format!("lowerdir={dir}/overlay/A/diff,defaults,user,exec,auto"))
+        + &line("later", &format!("lowerdir={dir}/overlay/A/diff,noauto"))
+        + &line("made", &format!("lowerdir={dir}/overlay/B/diff,x-mount.mkdir=0711,comment=ours"))
+        + &line("nowhere", &format!("lowerdir={dir}/overlay/A/diff,nofail"));
+    fs::write(play.path("fstab"), table).unwrap();
+    let seen = installed(
+        &play,
+        "mkdir ro later; mount -a -T fstab 2>said || true; cat overlay/C/merged/which ro/which made/which; grep -c nowhere said
+         findmnt -no OPTIONS overlay/C/merged | tr , '\\n' | grep noatime; findmnt -no OPTIONS ro | tr , '\\n' | grep -E 'nosuid|noexec'
+         mount -a -T fstab 2>/dev/null || true; [ $(grep -c \"$PWD/ro \" /proc/self/mounts) = 1 ]; ls later | wc -l
+         mount -T fstab later; cat later/which; echo new >overlay/C/merged/new; umount later made ro overlay/C/merged; ls overlay/C/diff",
+    );
+    assert_eq!(seen, "A\nA\nB\n1\nnoatime\nnosuid\n0\nA\nnew\n");
+}
+
+#[test]
+fn a_remount_through_the_helper_names_the_way() {
+    needs_root!("mount(8)");
+    let play = store();
+    play.sh(&format!("plyfs -o {LINE} overlay/C/merged"));
+    let said = installed(&play, "mount -o remount,ro overlay/C/merged 2>&1 || true");
+    assert!(said.contains("mount -i -o remount,ro MOUNTPOINT"), "{said}");
+    play.sh("m=overlay/C/merged; mount -i -o remount,ro $m; ! touch $m/new 2>/dev/null
+         mount -i -o remount,rw $m; touch $m/new; plyfs umount $m");
+}
+
+#[test]
+fn a_dev_fuse_that_is_none_is_named() {
+    needs_root!("mount(2)");
+    let play = store();
+    let said = play.sh(
+        "unshare -m sh -c 'mount --bind /dev/null /dev/fuse; plyfs -o lowerdir=overlay/A/diff overlay/C/merged 2>&1; echo $?'",
+    );
+    assert!(said.contains("/dev/fuse is not the FUSE device") && said.ends_with("\n5\n"), "{said}");
+}
+
 /// Apptainer stays in the foreground, unmounts, and kills half a second later.
 #[test]
 fn apptainer_kills_soon_after_the_unmount() {
