@@ -15,7 +15,9 @@
 //! `oci` makes archives and images of layers, and directories of those, without a mount. It is in the feature `oci`,
 //! with its libraries, on by default.
 //!
-//! Dependencies run one way: `main → {cli, options, mount, bench, oci}`, `mount → fuse → {sched, union}`,
+//! `look` shows mounts, branches and changes to people and programs; in the feature `look`, on by default.
+//!
+//! Dependencies run one way: `main → {cli, options, mount, bench, look, oci}`, `look → mount`, `mount → fuse → {sched, union}`,
 //! `oci → union → layer → branch`; `rules` below all.
 //! Small rooms that many may enter: [`exit`] (exit codes), [`units`] (sizes), [`control`] (how tools talk to a
 //! live mount), [`shown`] (how a name is shown to people).
@@ -29,11 +31,15 @@ pub mod error;
 pub mod exit;
 pub mod fuse;
 pub mod layer;
+#[cfg(feature = "look")]
+pub mod look;
 pub mod mount;
 #[cfg(feature = "oci")]
 pub mod oci;
 pub mod options;
 pub mod rules;
+#[cfg(any(feature = "look", feature = "oci"))]
+pub mod say;
 pub mod sched;
 pub mod shown;
 pub mod union;

@@ -14,6 +14,8 @@ use plyfs::cli::{Cli, Command, MountArgs};
 #[cfg(feature = "oci")]
 use plyfs::control;
 use plyfs::exit::Exit;
+#[cfg(feature = "look")]
+use plyfs::look;
 use plyfs::mount::{self, MountError};
 #[cfg(feature = "oci")]
 use plyfs::oci;
@@ -28,6 +30,9 @@ enum Failure {
     #[cfg(feature = "bench")]
     #[error(transparent)]
     Bench(#[from] BenchError),
+    #[cfg(feature = "look")]
+    #[error(transparent)]
+    Look(#[from] look::Error),
     #[cfg(feature = "oci")]
     #[error(transparent)]
     Oci(#[from] oci::Error),
@@ -39,6 +44,8 @@ impl Failure {
             Self::Mount(error) => error.exit().into(),
             #[cfg(feature = "bench")]
             Self::Bench(error) => error.exit(),
+            #[cfg(feature = "look")]
+            Self::Look(error) => error.exit().into(),
             #[cfg(feature = "oci")]
             Self::Oci(error) => error.exit().into(),
         }
@@ -74,6 +81,11 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Branches(args) => print(&mount::branches(&args.mountpoint)?)?,
         Command::Stats(args) => print(&mount::messages(&args.mountpoint)?)?,
         Command::Sync(args) => mount::sync(&args.mountpoint)?,
+        #[cfg(feature = "look")]
+        Command::Look(command) => {
+            log_to_stderr("warn");
+            return Ok(look::run(command)?);
+        }
         #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(args)?,
         #[cfg(feature = "oci")]

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 type Row = (&'static str, &'static [&'static str]);
 
 /// For each part, the parts that it may name. Itself it may always name.
-const MAY_NAME: [Row; 19] = [
+const MAY_NAME: [Row; 21] = [
     // Rooms that many may enter, and that enter none.
     ("exit", &[]),
     ("units", &[]),
     ("shown", &[]),
+    ("say", &["shown"]),
     ("control", &[]),
     ("rules", &[]),
     ("error", &["rules", "shown"]),
@@ -28,8 +29,16 @@ const MAY_NAME: [Row; 19] = [
     ("mount", &["fuse", "union", "branch", "rules", "error", "options", "control", "exit", "shown"]),
     // It mounts as users do, from the outside: what is measured has no other way in.
     ("bench", &["cli", "mount", "exit", "units", "shown"]),
+    // It asks a live mount, and reads its branches.
+    (
+        "look",
+        &[
+            "cli", "mount", "options", "union", "layer", "branch", "rules", "error", "control", "exit",
+            "say", "shown", "units",
+        ],
+    ),
     // Above layer and beside union, of which it asks what a workdir notes of hard links.
-    ("oci", &["cli", "union", "layer", "branch", "rules", "error", "exit", "units", "shown"]),
+    ("oci", &["cli", "union", "layer", "branch", "rules", "error", "exit", "say", "units", "shown"]),
     ("main", &["plyfs"]),
     ("lib", &[]),
     ("plyfs", &[]),

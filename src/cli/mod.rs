@@ -6,6 +6,8 @@
 mod image;
 #[cfg(feature = "oci")]
 mod layer;
+#[cfg(feature = "look")]
+mod look;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,6 +21,8 @@ use crate::units::parse_size;
 pub use image::*;
 #[cfg(feature = "oci")]
 pub use layer::*;
+#[cfg(feature = "look")]
+pub use look::*;
 
 const ABOUT: &str = "\
 A union filesystem in userspace: several directories (branches) shown as one.
@@ -38,6 +42,10 @@ Examples:
   plyfs -o dirs=changes:image2:image1 none merged          (as AUFS has it)
   mount -t fuse.plyfs none merged -o lowerdir=/l,upperdir=/u,workdir=/w
   plyfs branches merged
+  plyfs show merged
+  plyfs which merged/etc/passwd
+  plyfs diff merged
+  plyfs doctor upper work
   plyfs stats merged
   plyfs sync merged
   plyfs umount merged
@@ -155,6 +163,11 @@ pub enum Command {
     /// permission on the mountpoint. fsync(2) of one file works as on any disk.
     #[command(after_long_help = EXIT_CODES)]
     Sync(SyncArgs),
+
+    /// Commands that only look.
+    #[cfg(feature = "look")]
+    #[command(flatten)]
+    Look(LookCommand),
 
     /// Measure what copy-up costs on this machine
     ///
@@ -327,6 +340,8 @@ mod tests {
                 Command::Branches(_) => vec!["(branches)".into()],
                 Command::Stats(_) => vec!["(stats)".into()],
                 Command::Sync(_) => vec!["(sync)".into()],
+                #[cfg(feature = "look")]
+                Command::Look(_) => vec!["(look)".into()],
                 #[cfg(feature = "bench")]
                 Command::Bench(_) => vec!["(bench)".into()],
                 #[cfg(feature = "oci")]
@@ -341,6 +356,8 @@ mod tests {
         assert_eq!(command("plyfs sync m"), ["(sync)"]);
         #[cfg(feature = "bench")]
         assert_eq!(command("plyfs bench"), ["(bench)"]);
+        #[cfg(feature = "look")]
+        assert_eq!(command("plyfs diff m"), ["(look)"]);
         #[cfg(feature = "oci")]
         assert_eq!(command("plyfs layer diff a b"), ["(layer)"]);
         #[cfg(feature = "oci")]

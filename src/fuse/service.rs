@@ -15,7 +15,7 @@ use super::convert::node;
 use super::opcodes::Opcodes;
 use super::view::View;
 use crate::branch::Caller;
-use crate::control::{BRANCHES, MESSAGES, SYNC};
+use crate::control::{BRANCHES, MESSAGES, STATUS, SYNC, status_line};
 use crate::error::{Error, Result};
 use crate::rules::acl;
 use crate::rules::ids::OVERFLOW_ID;
@@ -143,16 +143,29 @@ impl Service {
 
     /// The value of an extended attribute.
     pub(super) fn getxattr(&self, asker: Asker, ino: INodeNo, key: &OsStr) -> Result<Vec<u8>> {
-        if ino == INodeNo::ROOT && [BRANCHES, MESSAGES, SYNC].iter().any(|own| key == *own) {
+        if ino == INodeNo::ROOT && [BRANCHES, MESSAGES, STATUS, SYNC].iter().any(|own| key == *own) {
             return match key {
                 _ if !self.is_mounter(asker) => Err(Error::NoAttribute),
                 key if key == MESSAGES => Ok(self.opcodes.text().into_bytes()),
+                key if key == STATUS => Ok(self.status()),
                 key if key == BRANCHES => self.union.getxattr(NodeId::ROOT, key),
                 _ => Err(Error::NoAttribute),
             };
         }
         let value = self.union.getxattr(node(ino), key)?;
         Ok(if self.has_mapped_acl(key) { acl::shown(&value, &self.view.ids).into_owned() } else { value })
+    }
+
+    fn status(&self) -> Vec<u8> {
+        let figures = self.union.figures();
+        let counts = [
+            ("inodes", figures.nodes as u64),
+            ("copied_up", figures.copied_up),
+            ("copied_up_bytes", figures.copied_bytes),
+            ("listings_bytes", figures.listings as u64),
+        ];
+        let lines = counts.map(|(name, count)| status_line(name, count.to_string()));
+        [self.view.status.clone(), lines.concat()].concat()
     }
 
     fn has_mapped_acl(&self, key: &OsStr) -> bool {

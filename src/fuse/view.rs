@@ -41,4 +41,6 @@ pub struct View {
     pub timeouts: Timeouts,
     /// Every directory has one link, whatever is in it.
     pub static_nlink: bool,
+    /// What does not change of what the daemon says of itself, as [`crate::control::STATUS`] has it.
+    pub status: Vec<u8>,
 }

@@ -7,6 +7,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::error::MountError;
+use super::mountinfo;
 use super::question::{self, Silence};
 use super::root::Root;
 use crate::control::{self, Access};
@@ -28,6 +29,53 @@ pub fn branches(given: &Path) -> Result<Vec<u8>, MountError> {
 /// No plyfs there, or it does not answer.
 pub fn messages(given: &Path) -> Result<Vec<u8>, MountError> {
     ask(given, control::MESSAGES)
+}
+
+/// What else the plyfs at `given` says of itself, as [`control::STATUS`] has it. An older one says nothing.
+///
+/// # Errors
+/// No plyfs there, or it does not answer.
+pub fn status(given: &Path) -> Result<Vec<u8>, MountError> {
+    ask(given, control::STATUS)
+}
+
+/// A place in a plyfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// Where that is mounted as a whole.
+    pub mountpoint: PathBuf,
+    /// The way from the union's root; empty for the root itself.
+    pub path: PathBuf,
+    /// The type in the mount table.
+    pub fs_type: String,
+}
+
+/// Which plyfs an absolute path without symlinks leads into, and where in it. It need not lead to anything.
+///
+/// # Errors
+/// It leads into no plyfs, or no directory of it can be looked at.
+pub fn find(path: &Path) -> Result<Inside, MountError> {
+    let failed = |error| MountError::Process { what: "/proc/self/mountinfo", error };
+    let mounts = mountinfo::all().map_err(failed)?;
+    // Of several at one place the last is on top.
+    let around = mounts.iter().filter(|mount| path.starts_with(&mount.mountpoint));
+    let mount = around.enumerate().max_by_key(|(at, mount)| (mount.mountpoint.as_os_str().len(), *at));
+    match mount.map(|(_, mount)| mount).filter(|mount| mount.is_plyfs()) {
+        Some(mount) => {
+            // The root answers for the whole mount: of a part that is mounted elsewhere it is in another place.
+            let is_whole =
+                |other: &&mountinfo::Entry| other.device == mount.device && other.root == Path::new("/");
+            let whole = mounts.iter().rfind(is_whole).unwrap_or(mount);
+            let inside = path.strip_prefix(&mount.mountpoint).unwrap_or(path);
+            let root = mount.root.strip_prefix("/").unwrap_or(&mount.root);
+            Ok(Inside {
+                mountpoint: whole.mountpoint.clone(),
+                path: root.join(inside),
+                fs_type: mount.fs_type.clone(),
+            })
+        }
+        None => Err(MountError::NotMounted(path.to_owned())),
+    }
 }
 
 /// Returns when everything that was written through the plyfs at `given` is on disk. Waits for as long as the disk

@@ -26,6 +26,7 @@ mod work;
 
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -33,11 +34,12 @@ use log::{debug, info, warn};
 use rustix::process::{Resource, Rlimit};
 
 pub use error::{Dir, MountError, Role};
-pub use inspect::{branches, messages, sync};
+pub use inspect::{Inside, branches, find, messages, status as ask_status, sync};
 pub use question::answer_if_sent;
 pub use unmount::umount;
 
 use crate::branch::{Believed, BranchRoots, Limits};
+use crate::control;
 use crate::exit::Exit;
 use crate::fuse::{Adapter, Timeouts, View};
 use crate::options::{MountOptions, Warning};
@@ -111,6 +113,8 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     let wanted =
         Wanted { access: stack.access, flags: options.flags | forbidden.difference(options.decided) };
     let listing = listing(&stack.roots);
+    let upper = stack.roots.upper.as_ref();
+    let work = upper.and_then(|upper| upper.work.as_ref()).map(|work| work.path.clone());
     let longest = Timeouts::default();
     let timeouts = Timeouts {
         attr: options.timeouts.attr.unwrap_or(longest.attr),
@@ -155,7 +159,8 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
         },
     };
     // From here on every way out drops `mounted`, which detaches the mount.
-    let view = View { ids, timeouts, static_nlink: options.static_nlink };
+    let status = status(options, work.as_deref());
+    let view = View { ids, timeouts, static_nlink: options.static_nlink, status };
     let adapter = Adapter::new(Arc::clone(&union), view, options.threads, options.follows_callers);
     if let Err(error) = events.start(adapter, device, options.threads) {
         close(&union);
@@ -202,6 +207,21 @@ fn close(union: &Union) {
     if let Err(error) = union.close() {
         warn!("the workdir is left as it is: {error}");
     }
+}
+
+/// What does not change of what the daemon says of itself.
+fn status(options: &MountOptions, work: Option<&Path>) -> Vec<u8> {
+    let mut status = [
+        control::status_line("version", env!("CARGO_PKG_VERSION")),
+        control::status_line("pid", std::process::id().to_string()),
+        control::status_line("source", options.source.as_encoded_bytes()),
+        control::status_line("options", options.words().join(",")),
+    ]
+    .concat();
+    if let Some(work) = work {
+        status.extend(control::status_line("workdir", work.as_os_str().as_encoded_bytes()));
+    }
+    status
 }
 
 /// The branches as AUFS shows them.

@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) parent_id: u64,
     /// The filesystem: `major:minor`, as stat shows it.
     pub(super) device: String,
+    /// Which directory of the filesystem is mounted.
+    pub(super) root: PathBuf,
     /// Where it is mounted.
     pub(super) mountpoint: PathBuf,
     /// Its flags, comma-separated.
@@ -78,12 +80,13 @@ fn parse(line: &[u8]) -> Option<Entry> {
     let mount_id = text(fields.next()?).parse().ok()?;
     let parent_id = text(fields.next()?).parse().ok()?;
     let device = text(fields.next()?);
-    let mountpoint = unescape(fields.nth(1)?).into();
+    let root = unescape(fields.next()?).into();
+    let mountpoint = unescape(fields.next()?).into();
     let flags = text(fields.next()?);
     fields.find(|field| field == b"-")?;
     let fs_type = text(fields.next()?);
     let options = text(fields.nth(1).unwrap_or_default());
-    Some(Entry { mount_id, parent_id, device, mountpoint, flags, fs_type, options })
+    Some(Entry { mount_id, parent_id, device, root, mountpoint, flags, fs_type, options })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.

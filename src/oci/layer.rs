@@ -1,7 +1,7 @@
 //! `plyfs layer`: what can be done with layers as they lie on the disk?
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,7 +22,6 @@ use super::tree::{Root, Seen, Ties, Tree, find_workdir};
 use super::unpack::{Denied, Unpacker};
 use crate::cli::{Compression, LayerCommand, PackArgs, SquashArgs, UnpackArgs};
 use crate::exit::Exit;
-use crate::shown::shown_lines;
 
 /// How often a directory is packed that changes meanwhile.
 const ATTEMPTS: u32 = 3;
@@ -89,7 +88,14 @@ fn pack(args: &PackArgs) -> Result<()> {
     };
     if to_stdout {
         // The archive has gone there.
-        eprint!("{}", if args.json { as_json(&report)? } else { report.text() });
+        eprint!(
+            "{}",
+            if args.json {
+                crate::say::as_json(&report).map_err(Error::io("write", Path::new("stderr")))?
+            } else {
+                report.text()
+            }
+        );
         return Ok(());
     }
     say(args.json, &report, || report.text())
@@ -331,28 +337,10 @@ fn squash(args: &SquashArgs) -> Result<()> {
     say(args.json, &Squashed { entries, size }, || format!("{entries} entries, {size} bytes in files\n"))
 }
 
-fn as_json(value: &impl Serialize) -> Result<String> {
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::Invalid(format!("the result cannot be written as JSON: {error}")))?;
-    text.push('\n');
-    Ok(text)
-}
-
 /// Prints a result, for people or for programs.
 ///
 /// # Errors
 /// Those of writing to stdout.
 pub(super) fn say(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-    let mut out = io::stdout();
-    let printed = if json {
-        out.write_all(as_json(value)?.as_bytes())
-    } else if out.is_terminal() {
-        write!(out, "{}", shown_lines(&text()))
-    } else {
-        out.write_all(text().as_bytes())
-    };
-    match printed {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed.map_err(Error::io("write", Path::new("stdout"))),
-    }
+    crate::say::say(json, value, text).map_err(Error::io("write", Path::new("stdout")))
 }

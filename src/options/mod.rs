@@ -18,6 +18,7 @@ use crate::units::parse_size;
 
 mod accepted;
 mod escape;
+mod print;
 mod stack;
 
 use accepted::{Class, Setting};
@@ -551,6 +552,7 @@ fn id_map(option: &'static str, value: Option<&[u8]>) -> Result<IdMap, OptionErr
 }
 
 pub use accepted::names_of;
+pub use print::escaped;
 
 #[cfg(test)]
 mod tests;

@@ -133,6 +133,17 @@ impl IdMap {
     }
 }
 
+/// The ranges as [`IdMap::parse`] reads them.
+impl fmt::Display for IdMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, Range { disk, shown, length }) in self.ranges.iter().enumerate() {
+            let colon = if at == 0 { "" } else { ":" };
+            write!(f, "{colon}{disk}:{shown}:{length}")?;
+        }
+        Ok(())
+    }
+}
+
 /// The map of user ids and the map of group ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IdMaps {

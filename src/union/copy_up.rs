@@ -137,6 +137,7 @@ impl Union {
             return Err(Error::Bug("a directory that is not in the upper has moved"));
         }
         parent_dir.keeping_times(|| staged.commit(&parent_dir, name.as_os_str()))?;
+        self.count_copy_up(0);
         self.dirs.put_upper(dir, inside.moved_to(&parent_dir));
         let mut state = dir.state();
         if let Body::Dir(lowers) = &state.body {
@@ -164,7 +165,10 @@ impl Union {
         let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
         change(copy.staged.inode())?;
         self.sync_copy(&copy, data)?;
-        self.publish_leaf(node, copy, change)
+        let bytes = if data == Data::Whole && copy.file.is_some() { copy.original.st_size as u64 } else { 0 };
+        self.publish_leaf(node, copy, change)?;
+        self.count_copy_up(bytes);
+        Ok(())
     }
 
     fn sync_copy(&self, copy: &Copy, data: Data) -> Result<()> {

@@ -449,6 +449,8 @@ impl Union {
             arrived.into_iter().map(|arrival| (Arc::clone(parent), name.clone(), arrival)).collect();
         while let Some((parent, name, arrival)) = left.pop() {
             let Arrival { original, copy, id, kind } = arrival;
+            let is_file = original.kind() == FileType::RegularFile && matches!(kind, ArrivalKind::Leaf);
+            self.count_copy_up(if is_file { original.st_size as u64 } else { 0 });
             match kind {
                 ArrivalKind::Dir(node) => {
                     let real = self.stack.xino.real(&copy);

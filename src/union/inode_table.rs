@@ -83,6 +83,18 @@ pub struct FoundInode {
 }
 
 impl InodeTable {
+    /// How many inodes the kernel knows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.lock().nodes.len()
+    }
+
+    /// Whether it knows none, not even the root.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Puts the root in.
     pub fn insert_root(&self, root: Arc<Node>) {
         self.inner.lock().insert(root);

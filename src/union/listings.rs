@@ -36,6 +36,11 @@ impl ListingCache {
         Self(Mutex::new(Inner { listings: LruCache::unbounded(), bytes: 0 }))
     }
 
+    /// What all of them take, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.lock().bytes
+    }
+
     pub(super) fn get(&self, id: NodeId) -> Option<Arc<Listing>> {
         self.0.lock().listings.get(&id).map(|(listing, _)| Arc::clone(listing))
     }

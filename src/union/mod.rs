@@ -57,6 +57,7 @@ pub use rename::RenameMode;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, StatVfs};
@@ -122,6 +123,17 @@ pub fn records_beside(work: &Dir, upper: &Dir) -> Result<Option<Overrides>> {
     Overrides::new(OverrideXattr::User, Believed::All, upper)?.of_read_upper(upper, Some(owners)).map(Some)
 }
 
+/// Whether the filesystem of an empty directory can hold an upper. What is made for that is removed again.
+///
+/// # Errors
+/// [`Error::UnfitUpper`] and its like.
+pub fn try_upper(dir: UpperDir) -> Result<()> {
+    let work = WorkDir::open(dir)?;
+    let probed = try_probe(&work);
+    work.close()?;
+    probed
+}
+
 /// A union of branches. All operations may be called from any thread.
 #[derive(Debug)]
 pub struct Union {
@@ -141,6 +153,28 @@ pub struct Union {
     unneeded_records: Mutex<HashMap<NodeId, LastingId>>,
     /// One `PATH=rw` or `PATH=ro` line a branch, topmost first.
     labels: Vec<u8>,
+    copied_up: CopiedUp,
+}
+
+/// What was copied up since the union was opened.
+#[derive(Debug, Default)]
+struct CopiedUp {
+    files: AtomicU64,
+    /// Of their data.
+    bytes: AtomicU64,
+}
+
+/// How much a union has done, and holds in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    /// Inodes that the kernel knows.
+    pub nodes: usize,
+    /// Files, directories and whatever else was copied up.
+    pub copied_up: u64,
+    /// Bytes of data that were copied up.
+    pub copied_bytes: u64,
+    /// What the listings take that are being read, in bytes.
+    pub listings: usize,
 }
 
 /// What goes with the writable branch.
@@ -269,6 +303,7 @@ impl Union {
             unlinked: Mutex::default(),
             unneeded_records: Mutex::default(),
             labels,
+            copied_up: CopiedUp::default(),
         };
         let state = NodeState::found(Place::Root, Body::Dir(parts.into_iter().collect()), RealId::NONE);
         union.table.insert_root(Node::detached(NodeId::ROOT, FileType::Directory, state));
@@ -333,6 +368,23 @@ impl Union {
             (None, Some(lower)) => lower.stat_fs(),
             (None, None) => Err(Error::Bug("a union without branches")),
         }
+    }
+
+    /// How much it has done, and holds.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        Figures {
+            nodes: self.table.len(),
+            copied_up: self.copied_up.files.load(Ordering::Relaxed),
+            copied_bytes: self.copied_up.bytes.load(Ordering::Relaxed),
+            listings: self.listings.bytes(),
+        }
+    }
+
+    /// One inode more has come into the upper, with so many bytes.
+    fn count_copy_up(&self, bytes: u64) {
+        self.copied_up.files.fetch_add(1, Ordering::Relaxed);
+        self.copied_up.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The kernel drops `lookups` references to a node.

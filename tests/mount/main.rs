@@ -23,6 +23,7 @@ mod inside_a_lower;
 mod kill_priv;
 mod link;
 mod long_work;
+mod look;
 mod lookup;
 mod lseek;
 mod markers;

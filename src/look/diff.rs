@@ -1,0 +1,106 @@
+//! `plyfs diff`: what does an upper change?
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::changes::{Change, Kind, Stat};
+use super::compare::compare;
+use super::layers::{self, Branch, Manner, Shows};
+use super::patch::{self, Side};
+use super::{Error, Result, say};
+use crate::cli::DiffCommandArgs;
+use crate::control::Access;
+use crate::exit::Exit;
+use crate::mount;
+use crate::shown::shown;
+
+pub(super) fn run(args: &DiffCommandArgs) -> Result<ExitCode> {
+    let (upper, lowers) = branches(args)?;
+    let changes = compare(&upper, &lowers, args.patch)?;
+    let is_empty = changes.is_empty();
+    if args.patch {
+        write_patch(&upper, &lowers, &changes)?;
+    } else if args.stat {
+        let stat = Stat::of(&changes);
+        say(args.json, &stat, || stat.text())?;
+    } else {
+        say(args.json, &changes, || changes.iter().map(Change::text).collect())?;
+    }
+    let differs = args.exit_code && !is_empty;
+    Ok(if differs { Exit::Failure } else { Exit::Success }.into())
+}
+
+/// The upper, and what it is compared with.
+fn branches(args: &DiffCommandArgs) -> Result<(Branch, Vec<Branch>)> {
+    let dir = args.dir.canonicalize().map_err(Error::io(&args.dir))?;
+    let mounted = mount::find(&dir).ok().filter(|inside| inside.path.as_os_str().is_empty());
+    let mut branches = match mounted {
+        Some(_) if !args.lowers.is_empty() => {
+            return Err(Error::Setup(format!(
+                "{} is mounted and has lowers of its own: leave --lower out, or name its upper",
+                shown(&args.dir)
+            )));
+        }
+        Some(inside) => layers::of_mount(&inside.mountpoint)?,
+        None => {
+            let lowers = args.lowers.iter().map(|lower| (lower.clone(), Access::ReadOnly));
+            let stack: Vec<(PathBuf, Access)> =
+                std::iter::once((dir, Access::Writable)).chain(lowers).collect();
+            layers::open(&stack, Manner::default())?
+        }
+    };
+    if branches.first().is_none_or(|first| first.access == Access::ReadOnly) {
+        return Err(Error::Setup(format!("{} is mounted read-only: nothing was changed", shown(&args.dir))));
+    }
+    let upper = branches.remove(0);
+    Ok((upper, branches))
+}
+
+fn write_patch(upper: &Branch, lowers: &[Branch], changes: &[Change]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    // What has a directory's name by now comes after what was in the directory.
+    let (deleted, others): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.kind == Kind::Deleted);
+    for change in deleted.into_iter().chain(others) {
+        let old = if change.kind == Kind::Added { None } else { lower_side(lowers, &change.way)? };
+        let new = if change.kind == Kind::Deleted { None } else { upper_side(upper, &change.way)? };
+        match out.write_all(&patch::write(&change.way, old.as_ref(), new.as_ref())) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            written => written.map_err(Error::io(Path::new("stdout")))?,
+        }
+    }
+    Ok(())
+}
+
+fn upper_side(upper: &Branch, way: &[OsString]) -> Result<Option<Side>> {
+    let Some((name, dirs)) = way.split_last() else { return Ok(None) };
+    let inode = layers::dir_at(upper, dirs)?.open_inode(name)?;
+    Side::of(&inode, &inode.stat()?)
+}
+
+fn lower_side(lowers: &[Branch], way: &[OsString]) -> Result<Option<Side>> {
+    let Some((name, dirs)) = way.split_last() else { return Ok(None) };
+    let mut parts: Vec<_> =
+        lowers.iter().enumerate().map(|(at, lower)| ((at, lower.formats), lower.root.clone())).collect();
+    if let Some(opaque) = lowers.iter().position(|lower| lower.is_opaque) {
+        parts.truncate(opaque + 1);
+    }
+    for dir in dirs {
+        let Shows::Dir(children, _) = layers::shows(&parts, dir)? else { return Ok(None) };
+        let mut next = Vec::with_capacity(children.len());
+        for child in children {
+            if let Some((_, open)) = parts.iter().find(|((at, _), _)| *at == child.0) {
+                next.push((child, open.open_dir(dir)?));
+            }
+        }
+        parts = next;
+    }
+    match layers::shows(&parts, name)? {
+        Shows::Leaf(branch, stat) => match parts.iter().find(|((at, _), _)| *at == branch) {
+            Some((_, dir)) => Side::of(&dir.open_inode(name)?, &stat),
+            None => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
