@@ -33,6 +33,8 @@ pub mod fuse;
 pub mod layer;
 #[cfg(feature = "look")]
 pub mod look;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod mount;
 #[cfg(feature = "oci")]
 pub mod oci;

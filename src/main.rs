@@ -16,6 +16,8 @@ use plyfs::control;
 use plyfs::exit::Exit;
 #[cfg(feature = "look")]
 use plyfs::look;
+#[cfg(feature = "manual")]
+use plyfs::manual;
 use plyfs::mount::{self, MountError};
 #[cfg(feature = "oci")]
 use plyfs::oci;
@@ -86,6 +88,13 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             log_to_stderr("warn");
             return Ok(look::run(command)?);
         }
+        #[cfg(feature = "manual")]
+        Command::Completions(args) => {
+            manual::completions(args.shell).map_err(|error| MountError::Process { what: "stdout", error })?
+        }
+        #[cfg(feature = "manual")]
+        Command::Man(args) => manual::pages(&args.dir)
+            .map_err(|error| MountError::Process { what: "cannot write the manual pages", error })?,
         #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(args)?,
         #[cfg(feature = "oci")]

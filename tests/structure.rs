@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 type Row = (&'static str, &'static [&'static str]);
 
 /// For each part, the parts that it may name. Itself it may always name.
-const MAY_NAME: [Row; 21] = [
+const MAY_NAME: [Row; 22] = [
     // Rooms that many may enter, and that enter none.
     ("exit", &[]),
     ("units", &[]),
@@ -29,6 +29,7 @@ const MAY_NAME: [Row; 21] = [
     ("mount", &["fuse", "union", "branch", "rules", "error", "options", "control", "exit", "shown"]),
     // It mounts as users do, from the outside: what is measured has no other way in.
     ("bench", &["cli", "mount", "exit", "units", "shown"]),
+    ("manual", &["cli"]),
     // It asks a live mount, and reads its branches.
     (
         "look",

@@ -178,6 +178,17 @@ pub enum Command {
     #[command(after_long_help = EXIT_CODES)]
     Bench(BenchArgs),
 
+    /// Write completions for a shell to stdout
+    ///
+    /// Packages install them. By hand: `plyfs completions bash > ~/.local/share/bash-completion/completions/plyfs`.
+    #[cfg(feature = "manual")]
+    Completions(CompletionsArgs),
+
+    /// Write manual pages into a directory
+    #[cfg(feature = "manual")]
+    #[command(hide = true)]
+    Man(ManArgs),
+
     /// Pack, unpack, compare, squash and check layers: directories as they lie on the disk
     #[cfg(feature = "oci")]
     #[command(subcommand)]
@@ -287,6 +298,33 @@ pub struct SyncArgs {
     pub mountpoint: PathBuf,
 }
 
+/// `plyfs completions`.
+#[cfg(feature = "manual")]
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// The shells that there are completions for.
+#[cfg(feature = "manual")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[allow(missing_docs)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// `plyfs man`.
+#[cfg(feature = "manual")]
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Where `man1` and `man8` are made
+    pub dir: PathBuf,
+}
+
 /// `plyfs bench`.
 #[cfg(feature = "bench")]
 #[derive(Debug, Args)]
@@ -342,6 +380,8 @@ mod tests {
                 Command::Sync(_) => vec!["(sync)".into()],
                 #[cfg(feature = "look")]
                 Command::Look(_) => vec!["(look)".into()],
+                #[cfg(feature = "manual")]
+                Command::Completions(_) | Command::Man(_) => vec!["(manual)".into()],
                 #[cfg(feature = "bench")]
                 Command::Bench(_) => vec!["(bench)".into()],
                 #[cfg(feature = "oci")]
@@ -358,6 +398,8 @@ mod tests {
         assert_eq!(command("plyfs bench"), ["(bench)"]);
         #[cfg(feature = "look")]
         assert_eq!(command("plyfs diff m"), ["(look)"]);
+        #[cfg(feature = "manual")]
+        assert_eq!(command("plyfs completions fish"), ["(manual)"]);
         #[cfg(feature = "oci")]
         assert_eq!(command("plyfs layer diff a b"), ["(layer)"]);
         #[cfg(feature = "oci")]

@@ -15,6 +15,7 @@ mod lock;
 mod memory;
 mod mountinfo;
 mod mountpoint;
+mod notify;
 mod place;
 mod privileges;
 mod question;
@@ -176,9 +177,16 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
             mounted.as_ref().map_or(Ok(()), Mounted::answers)?;
             background::announce()?;
         }
-        Ready::Silent => {}
+        Ready::Silent => {
+            if notify::is_wanted() {
+                mounted.as_ref().map_or(Ok(()), Mounted::answers)?;
+            }
+        }
     }
-    match events.wait(mounted.as_ref())? {
+    notify::notify(notify::Event::Ready);
+    let end = events.wait(mounted.as_ref());
+    notify::notify(notify::Event::Stopping);
+    match end? {
         End::Complete => close(&union),
         // Requests may be under way, here and after an error: the next mount tidies up, as
         // after a crash.

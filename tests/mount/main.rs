@@ -43,6 +43,7 @@ mod real_programs;
 mod remount;
 mod rename;
 mod rmdir;
+mod service_manager;
 mod setattr;
 mod size_limits;
 mod statfs;
