@@ -185,6 +185,7 @@ fn event_of(call: &Call<'_>) -> io::Result<Option<Event>> {
         Call::Chmod(fd)
         | Call::Chown(fd)
         | Call::SetTimes(fd)
+        | Call::SetFlags(fd)
         | Call::SetXattr(fd, _)
         | Call::RemoveXattr(fd, _) => {
             let stat = stat_of(fd)?;

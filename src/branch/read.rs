@@ -13,7 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
+use rustix::fs::{self, AtFlags, FileType, IFlags, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
 use rustix::io::{self, Errno};
 
 use super::handle::{self, LastingId};
@@ -605,6 +605,15 @@ impl Inode {
         };
         let names = names.split(|b| *b == 0).filter(|name| !name.is_empty());
         Ok(names.map(|name| OsStr::from_bytes(name).to_owned()).collect())
+    }
+
+    /// The flags that chattr(1) sets.
+    ///
+    /// # Errors
+    /// Those of open(2) and ioctl(2): ENOTTY where the filesystem has none.
+    pub fn flags(&self) -> Result<IFlags> {
+        let file = self.reopen(OFlags::RDONLY).map_err(self.failed("open"))?;
+        fs::ioctl_getflags(&file).map_err(self.failed("ioctl"))
     }
 
     /// By which name the inode is known again after a remount; None if it cannot be known again.

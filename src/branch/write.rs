@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
-    self, AtFlags, Dev, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid,
-    XattrFlags,
+    self, AtFlags, Dev, FallocateFlags, FileType, Gid, IFlags, Mode, OFlags, RenameFlags, Timespec,
+    Timestamps, Uid, XattrFlags,
 };
 use rustix::io::{self, Errno};
 
@@ -501,6 +501,15 @@ impl UpperInode {
         }
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         change(Call::Chown(self.as_fd()), || fs::chownat(self, c"", uid, gid, AtFlags::EMPTY_PATH))
+    }
+
+    /// Sets the flags that chattr(1) sets.
+    ///
+    /// # Errors
+    /// Those of open(2) and ioctl(2).
+    pub fn set_flags(&self, flags: IFlags) -> Result<()> {
+        let file = self.reopen(OFlags::RDONLY).map_err(self.failed("open"))?;
+        change(Call::SetFlags(file.as_fd()), || fs::ioctl_setflags(&file, flags))
     }
 
     /// Sets the times of last access and modification, in nanoseconds, or `UTIME_NOW`/`UTIME_OMIT`.

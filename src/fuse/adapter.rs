@@ -16,14 +16,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, LockOwner,
-    Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::caller_groups::Asker;
-use super::convert::{device_number, node, rename_mode, seek_to, set_time};
+use super::convert::{FlagsIoctl, device_number, node, rename_mode, seek_to, set_time};
 use super::opcodes::Opcode;
 use super::reply;
 use super::service::Service;
@@ -537,6 +537,29 @@ impl Filesystem for Adapter {
                 reply::empty(reply, allocated.map(|_| ()));
             },
         );
+    }
+
+    /// What lsattr(1) and chattr(1) ask for; nothing else is known to mean the same through a union.
+    fn ioctl(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _file: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        data: &[u8],
+        out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let id = node(ino);
+        let wish = FlagsIoctl::of(command, data);
+        let is_long = |union: &Union| matches!(wish, FlagsIoctl::Set(_)) && union.is_long_change(id);
+        self.serve(request, Opcode::Ioctl, is_long, move |service| match wish {
+            FlagsIoctl::Get => reply::flags(reply, out_size, service.fresh(service.union.flags(id))),
+            FlagsIoctl::GetExtended => reply::extended_flags(reply, service.fresh(service.union.flags(id))),
+            FlagsIoctl::Set(flags) => reply::done(reply, service.fresh(service.union.set_flags(id, flags))),
+            FlagsIoctl::Other => reply::unknown(reply),
+        });
     }
 
     fn lseek(

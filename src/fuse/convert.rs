@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType as FuseType, INodeNo, RenameFlags, TimeOrNow};
-use rustix::fs::{FileType, SeekFrom, Timespec};
+use rustix::fs::{FileType, IFlags, SeekFrom, Timespec};
 
 use super::view::View;
 use crate::branch::Stat;
@@ -24,6 +24,49 @@ pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
         f if f == RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
         _ => Err(Error::Invalid),
     }
+}
+
+/// What an ioctl wants. Source: linux/fs.h; the numbers hold the size of a `long`, of which four bytes count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FlagsIoctl {
+    /// `FS_IOC_GETFLAGS`
+    Get,
+    /// `FS_IOC_SETFLAGS`
+    Set(IFlags),
+    /// `FS_IOC_FSGETXATTR`: the kernel looks at it before it sets flags.
+    GetExtended,
+    Other,
+}
+
+impl FlagsIoctl {
+    pub(super) fn of(command: u32, data: &[u8]) -> Self {
+        const LONG: u32 = (size_of::<libc::c_long>() as u32) << 16;
+        const GET: u32 = 0x8000_6601 | LONG;
+        const SET: u32 = 0x4000_6602 | LONG;
+        const GET_EXTENDED: u32 = 0x801c_581f;
+        match (command, data.first_chunk::<4>()) {
+            (GET, _) => Self::Get,
+            (GET_EXTENDED, _) => Self::GetExtended,
+            (SET, Some(flags)) => Self::Set(IFlags::from_bits_retain(u32::from_ne_bytes(*flags))),
+            _ => Self::Other,
+        }
+    }
+}
+
+/// `struct fsxattr` of linux/fs.h, with these flags, and without the disk's own numbers.
+pub(super) fn extended_flags(flags: IFlags) -> [u8; 28] {
+    const EXTENDED: [(IFlags, u32); 5] = [
+        (IFlags::IMMUTABLE, 0x08),
+        (IFlags::APPEND, 0x10),
+        (IFlags::SYNC, 0x20),
+        (IFlags::NOATIME, 0x40),
+        (IFlags::NODUMP, 0x80),
+    ];
+    let set = EXTENDED.into_iter().filter(|(flag, _)| flags.contains(*flag));
+    let extended = set.fold(0_u32, |all, (_, flag)| all | flag);
+    let mut bytes = [0; 28];
+    bytes[..4].copy_from_slice(&extended.to_ne_bytes());
+    bytes
 }
 
 /// What an lseek looks for, and from where on.

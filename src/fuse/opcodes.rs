@@ -41,9 +41,10 @@ pub enum Opcode {
     Fallocate,
     Lseek,
     CopyFileRange,
+    Ioctl,
 }
 
-const NAMES: [&str; Opcode::CopyFileRange as usize + 1] = [
+const NAMES: [&str; Opcode::Ioctl as usize + 1] = [
     "LOOKUP",
     "FORGET",
     "GETATTR",
@@ -74,6 +75,7 @@ const NAMES: [&str; Opcode::CopyFileRange as usize + 1] = [
     "FALLOCATE",
     "LSEEK",
     "COPY_FILE_RANGE",
+    "IOCTL",
 ];
 
 /// A counter for each kind.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use fuser::{
     Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr,
 };
-use rustix::fs::{FileType, StatVfs};
+use rustix::fs::{FileType, IFlags, StatVfs};
 
 use super::convert::{bare_attr, file_attr, file_type};
 use super::view::View;
@@ -35,7 +35,7 @@ macro_rules! can_fail {
     };
 }
 can_fail!(ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry);
-can_fail!(ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr);
+can_fail!(ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr);
 
 fn answer<R: Reply, T>(reply: R, result: Result<T>, done: impl FnOnce(R, T)) {
     match result {
@@ -52,6 +52,29 @@ fn refuse(reply: impl Reply, error: &Error) {
 /// Tells the kernel not to send such requests any more.
 pub(super) fn never_again(reply: impl Reply) {
     reply.fail(Errno::ENOSYS);
+}
+
+/// Flags, in as many bytes as there is room for.
+pub(super) fn flags(reply: ReplyIoctl, room: u32, result: Result<IFlags>) {
+    answer(reply, result, |reply, flags| {
+        let bytes = u64::from(flags.bits()).to_ne_bytes();
+        reply.ioctl(0, &bytes[..bytes.len().min(room as usize)]);
+    });
+}
+
+/// The same as `struct fsxattr`.
+pub(super) fn extended_flags(reply: ReplyIoctl, result: Result<IFlags>) {
+    answer(reply, result, |reply, flags| reply.ioctl(0, &super::convert::extended_flags(flags)));
+}
+
+/// An ioctl that has nothing to say.
+pub(super) fn done(reply: ReplyIoctl, result: Result<()>) {
+    answer(reply, result, |reply, ()| reply.ioctl(0, &[]));
+}
+
+/// An ioctl that nobody knows.
+pub(super) fn unknown(reply: ReplyIoctl) {
+    reply.fail(Errno::ENOTTY);
 }
 
 /// An open directory that nothing is kept of: neither here nor by the kernel.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{FileType, IFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::Union;
 use super::copy_up::Data;
@@ -146,6 +146,34 @@ impl Union {
                 chowns && (!is_plain(stat.st_mode) || inode.get_xattr(CAPABILITY.as_ref())?.is_some());
             Ok(!gives_rights)
         })
+    }
+
+    /// The flags that chattr(1) sets.
+    ///
+    /// # Errors
+    /// ENOTTY where the branch has none.
+    pub fn flags(&self, id: NodeId) -> Result<IFlags> {
+        let node = self.table.get(id)?;
+        self.with_descriptors(|| self.inode(&node)?.flags())
+    }
+
+    /// Sets them, in the upper.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for a directory that nothing could be copied up into any more; those of the upper.
+    pub fn set_flags(&self, id: NodeId, flags: IFlags) -> Result<()> {
+        let node = self.table.get(id)?;
+        self.writable()?;
+        let closes = flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND);
+        if closes && node.kind == FileType::Directory {
+            return Err(Error::NotSupported);
+        }
+        if !node.is_in_upper()
+            && self.with_descriptors(|| self.inode(&node)?.flags()).is_ok_and(|now| now == flags)
+        {
+            return Ok(());
+        }
+        self.with_descriptors(|| self.change(&node, Data::Whole, &|inode| inode.set_flags(flags)))
     }
 
     /// The target of a symbolic link.

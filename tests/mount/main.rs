@@ -18,6 +18,7 @@ mod full_disk;
 mod hard_links;
 mod id_mapping;
 mod identity;
+mod inode_flags;
 mod inode_numbers;
 mod inside_a_lower;
 mod kill_priv;
