@@ -28,6 +28,9 @@ use crate::rules::override_stat::OverrideStat;
 /// What one call of getdents(2) is given room for.
 const LISTING_BUFFER_SIZE: usize = 64 * 1024;
 
+/// Which statfs(2) says of every FUSE filesystem.
+const FUSE: u32 = 0x6573_5546;
+
 thread_local! {
     /// Each thread reads one directory at a time.
     static LISTING_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -429,15 +432,18 @@ impl Dir {
             return Ok(());
         }
         let Some(reading) = &self.reading else {
-            let open = |flags| self.open_at(OsStr::new("."), flags);
-            let opened = self.origin.open(OFlags::RDONLY | OFlags::DIRECTORY, open);
-            let fd = opened.map_err(self.origin.failed("openat"))?;
-            return self.inside(fd, Some(Arc::default())).each(show);
+            return self.open_to_list()?.each(show);
         };
         let hidden_name = self.hidden_name()?;
         let hidden = self.hidden_inodes()?;
         let _reading = reading.lock();
-        fs::seek(&self.fd, SeekFrom::Start(0)).map_err(self.origin.failed("lseek"))?;
+        if fs::tell(&self.fd).map_err(self.origin.failed("lseek"))? != 0 {
+            // A FUSE filesystem need not know rewinddir(3): sshfs then shows an empty directory, also to those who look later.
+            if self.filesystem()? == FUSE {
+                return self.open_to_list()?.each(show);
+            }
+            fs::seek(&self.fd, SeekFrom::Start(0)).map_err(self.origin.failed("lseek"))?;
+        }
         LISTING_BUFFER.with_borrow_mut(|buffer| {
             buffer.reserve(LISTING_BUFFER_SIZE);
             let mut raw = RawDir::new(&self.fd, buffer.spare_capacity_mut());
@@ -459,6 +465,13 @@ impl Dir {
         })
     }
 
+    /// The same directory, with a descriptor that was never read.
+    fn open_to_list(&self) -> Result<Self> {
+        let open = |flags| self.open_at(OsStr::new("."), flags);
+        let opened = self.origin.open(OFlags::RDONLY | OFlags::DIRECTORY, open);
+        Ok(self.inside(opened.map_err(self.origin.failed("openat"))?, Some(Arc::default())))
+    }
+
     /// The state of the filesystem that the directory is on.
     ///
     /// # Errors
@@ -472,15 +485,18 @@ impl Dir {
     /// # Errors
     /// Those of fstatfs(2).
     pub fn renumbers(&self) -> Result<bool> {
-        const FUSE: u32 = 0x6573_5546;
         const OVERLAYFS: u32 = 0x794c_7630;
         const VFAT: u32 = 0x4d44;
         const EXFAT: u32 = 0x2011_bab0;
         if self.origin.inodes == Inodes::Stable {
             return Ok(false);
         }
-        let kind = fs::fstatfs(&self.fd).map_err(self.origin.failed("fstatfs"))?.f_type as u32;
-        Ok([FUSE, OVERLAYFS, VFAT, EXFAT].contains(&kind))
+        Ok([FUSE, OVERLAYFS, VFAT, EXFAT].contains(&self.filesystem()?))
+    }
+
+    /// The number that the kind of its filesystem is known by.
+    fn filesystem(&self) -> Result<u32> {
+        Ok(fs::fstatfs(&self.fd).map_err(self.origin.failed("fstatfs"))?.f_type as u32)
     }
 }
 

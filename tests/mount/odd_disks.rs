@@ -174,6 +174,23 @@ mod an_upper {
         assert_eq!(fs::read(union.at("f")).unwrap(), b"lower\0\0\0\0\0lower");
     }
 
+    /// The whiteouts of a directory that was read before must still be seen.
+    #[test]
+    fn whose_directories_are_listed_once_by_a_descriptor_shows_what_came_since() {
+        play_a_day(&[MissingFeature::Rewinding]);
+        let disk = FaultyFs::without(&[MissingFeature::Rewinding]);
+        let mut union = Union::builder()
+            .writable_in(disk.path())
+            .lower(|b| b.file("d/doomed", "").file("d/sub/file", ""))
+            .mount();
+        fs::remove_file(union.at("d/doomed")).unwrap();
+        assert_eq!(names(union.at("d")), ["sub"]);
+        fs::rename(union.at("d/sub"), union.at("d/moved")).unwrap();
+        assert_eq!(names(union.at("d")), ["moved"]);
+        union.remount();
+        assert_eq!(names(union.at("d")), ["moved"]);
+    }
+
     #[test]
     fn without_attributes_leaves_them_out() {
         play_a_day(&[MissingFeature::Xattrs]);

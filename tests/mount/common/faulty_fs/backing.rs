@@ -1,6 +1,6 @@
 //! Where is an inode of the filesystem in the directory behind it?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
@@ -51,6 +51,8 @@ pub(super) struct Backing {
     inodes: Mutex<HashMap<u64, Inode>>,
     files: Mutex<HashMap<u64, Arc<File>>>,
     listings: Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
+    /// The handles of listings whose beginning was read.
+    begun: Mutex<HashSet<u64>>,
     next: AtomicU64,
 }
 
@@ -93,6 +95,7 @@ impl Backing {
             inodes: Mutex::new(HashMap::from([(INodeNo::ROOT.0, top)])),
             files: Mutex::default(),
             listings: Mutex::default(),
+            begun: Mutex::default(),
             next: AtomicU64::new(1),
         }
     }
@@ -147,7 +150,8 @@ impl Backing {
     }
 
     pub(super) fn list_again(&self, ino: INodeNo, handle: FileHandle) -> io::Result<Arc<Vec<Listed>>> {
-        let listed = Arc::new(self.list(ino)?);
+        let cannot = self.lacks(MissingFeature::Rewinding) && !self.begun.lock().unwrap().insert(handle.0);
+        let listed = Arc::new(if cannot { Vec::new() } else { self.list(ino)? });
         self.listings.lock().unwrap().insert(handle.0, Arc::clone(&listed));
         Ok(listed)
     }

@@ -23,4 +23,6 @@ pub(crate) enum MissingFeature {
     Case,
     /// Numbers in a listing: all are unknown, as libfuse has it without `readdir_ino`.
     NumbersInListings,
+    /// rewinddir(3): who begins anew with a descriptor is shown an empty directory, as sshfs has it.
+    Rewinding,
 }
