@@ -68,6 +68,7 @@ play_engines() {
         live_on
     done
     compare_stores
+    by_records
     take plyfs
     ways_to_run
     many_at_once
@@ -101,6 +102,8 @@ take() {
     at=(--root "$PWD/$1" --runroot "$run/$part/$1" --storage-driver overlay)
     case $1 in
         plyfs) at+=(--storage-opt "overlay.mount_program=$plyfs") ;;
+        # All files are the user's own, and records say whose they are: as on a home on NFS.
+        records) at+=(--storage-opt "overlay.mount_program=$plyfs" --storage-opt overlay.force_mask=700) ;;
         fuse-overlayfs) at+=(--storage-opt "overlay.mount_program=$(command -v fuse-overlayfs)") ;;
     esac
     mkdir -p "$run/$part"
@@ -344,6 +347,40 @@ killed_daemon() {
     is "after kill -9 of its daemon a container starts again, and has what it had" \
         "$(pod exec lives sh -c 'cat /l/kept /l/one; ls /l/file 2>/dev/null || echo gone')" $'kept\nlower\nmore\ngone'
     pod rm --force --time 0 lives >log
+}
+
+# Where records say whose the files are, a container sees and changes the same, and so is what is committed; and on the disk
+# everything is the engine's own. With force_mask, containers/storage itself forgets the owners of symbolic links when it takes a
+# layer, and before 1.50 suid, sgid and sticky bits as well; and it took no fifo.
+by_records() {
+    local store step others all='set -e'
+    for step in "${steps[@]}"; do [[ $step == *fifo* ]] || all+=$'\n'"{ $step; }"; done
+    tar -C image --numeric-owner --xattrs --exclude=./l/fifo -cf records.base.tar .
+    chmod 644 records.base.tar
+    for store in plyfs records; do
+        take "$store"
+        pod import --quiet records.base.tar plain >log 2>&1 || { cat log; die "podman import with force_mask"; }
+        pod run --cap-add SETFCAP --name plain plain sh -c "$all" >log 2>&1 || { tail log; die "the container on $store"; }
+        pod diff plain | sort >"$store.plain"
+        pod export --output "$store.plain.tar" plain
+        pod commit --quiet plain again >log
+        pod rm plain >log
+        # And once more, from what was committed.
+        pod run --name plain again true
+        pod export --output "$store.again.tar" plain
+        pod rm plain >log
+        for tar in "$store".{plain,again}.tar; do
+            tar -tvf "$tar" --numeric-owner | sed -E 's/^(...)s/\1x/; s/^(.{6})s/\1x/; s/^(.{9})t/\1x/' |
+                awk -v again="${tar##*again*}" '{ $4 = ""; $5 = ""; if (again == "" && /^l/) $2 = ""; print }' | sort >>"$store.plain"
+        done
+    done
+    diff plyfs.plain records.plain >difference || {
+        head -n 20 difference
+        die "what a container shows with force_mask (>) is not what it shows without (<)"
+    }
+    others=$(seen find records/overlay -path '*/diff/*' \( -not -uid 0 -o -type f -perm /7077 -not -name '.wh.*' \) | head -n 3)
+    [ -z "$others" ] || die "with force_mask these are not the engine's own alone: $others"
+    held "with force_mask, owners and modes in records: the same diff, export and commit"
 }
 
 # What buildah mounts is written from the outside, through the mount.
