@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::common::{
-    Playground, Union, eventually, needs_root, open_dev_fuse_to_everybody, sh_as, sh_refused, text,
+    Playground, Union, eventually, is_root, needs_root, open_dev_fuse_to_everybody, sh_as, sh_refused, text,
 };
 
 /// The folders of a store as containers/storage has them, seen from its home.
@@ -193,17 +193,21 @@ fn a_dev_fuse_that_is_none_is_named() {
     assert!(said.contains("/dev/fuse is not the FUSE device") && said.ends_with("\n5\n"), "{said}");
 }
 
-/// Apptainer stays in the foreground, unmounts, and kills half a second later.
+/// Apptainer stays in the foreground, unmounts, and kills half a second later. Its real user may be another one.
 #[test]
 fn apptainer_kills_soon_after_the_unmount() {
-    let play = store();
-    let seen = play.sh(
-        "plyfs -f -o lowerdir=overlay/A/diff:overlay/B/diff,upperdir=overlay/C/diff,workdir=overlay/C/work overlay/C/merged & pid=$!
-         while ! findmnt overlay/C/merged >/dev/null; do sleep 0.01; done
-         echo new >overlay/C/merged/new; rm overlay/C/merged/B; fusermount3 -u overlay/C/merged; sleep 0.5
-         kill -9 $pid 2>/dev/null || true; wait $pid || true; ls -A overlay/C/diff overlay/C/work/plyfs",
-    );
-    assert_eq!(seen, "overlay/C/diff:\n.wh.B\nnew\n\noverlay/C/work/plyfs:\nformat\nlock\n");
+    let users = if is_root() { &["", "setpriv --ruid 65534 --euid 0 --keep-groups"][..] } else { &[""] };
+    for user in users {
+        let play = store();
+        play.sh("chmod 755 .");
+        let seen = play.sh(&format!(
+            "{user} plyfs -f -o lowerdir=overlay/A/diff:overlay/B/diff,upperdir=overlay/C/diff,workdir=overlay/C/work overlay/C/merged &
+             pid=$!; while ! findmnt overlay/C/merged >/dev/null; do sleep 0.01; done
+             echo new >overlay/C/merged/new; rm overlay/C/merged/B; fusermount3 -u overlay/C/merged; sleep 0.5
+             kill -9 $pid 2>/dev/null || true; wait $pid || true; ls -A overlay/C/diff overlay/C/work/plyfs"
+        ));
+        assert_eq!(seen, "overlay/C/diff:\n.wh.B\nnew\n\noverlay/C/work/plyfs:\nformat\nlock\n", "{user}");
+    }
 }
 
 #[test]
