@@ -24,7 +24,8 @@ disk_steps=(
 need_media() { need mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs losetup:mount mkisofs:genisoimage fuseiso:fuseiso; }
 need_squashfs() { need mksquashfs:squashfs-tools squashfuse:squashfuse; }
 need_sshfs() { need sshfs:sshfs sshd:openssh-server ssh-keygen:openssh-client; }
-need_nfs() { need ganesha.nfsd:nfs-ganesha ganesha.nfsd:nfs-ganesha-vfs mount.nfs:nfs-common rpcbind:rpcbind; }
+# A server is of use only to a client.
+need_nfs() { [ -z "$(nfs_client)" ] || need ganesha.nfsd:nfs-ganesha ganesha.nfsd:nfs-ganesha-vfs mount.nfs:nfs-common rpcbind:rpcbind; }
 
 # fill DIR: what a lower holds.
 fill() {
@@ -227,16 +228,24 @@ CONF
 }
 
 # The server is in userspace; the client is the kernel's, or fuse-nfs where the kernel has none.
+nfs_client() {
+    if grep -qw nfs4 /proc/filesystems || modprobe nfsv4 2>/dev/null; then
+        echo kernel
+    elif command -v fuse-nfs >/dev/null; then
+        echo fuse-nfs
+    fi
+}
+
 play_nfs() {
     local port=$((20000 + RANDOM % 20000)) patience client lacks=xattrs
-    if grep -qw nfs4 /proc/filesystems || modprobe nfsv4 2>/dev/null; then
-        client=kernel
-    elif command -v fuse-nfs >/dev/null; then
-        client=fuse-nfs lacks='torn xattrs'
-    else
-        left_out nfs "this kernel has no NFS client, and there is no fuse-nfs (github.com/sahlberg/fuse-nfs; Debian has no package)"
-        return
-    fi
+    client=$(nfs_client)
+    case $client in
+        '')
+            left_out nfs "this kernel has no NFS client, and there is no fuse-nfs (github.com/sahlberg/fuse-nfs; Debian has no package)"
+            return
+            ;;
+        fuse-nfs) lacks='torn xattrs' ;;
+    esac
     mkdir export mnt recovery
     mkdir export/{lower,upper} lower
     fill export/lower
