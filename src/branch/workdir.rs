@@ -165,7 +165,7 @@ impl WorkDir {
         self.dir(LINKS, |homes| &mut homes.links)
     }
 
-    /// The directory for the records of what can have no attribute, see [`Overrides`]. Users see nothing of it.
+    /// The directory for the records of what can have no attribute, see [`Overrides`](super::Overrides). Users see nothing of it.
     ///
     /// # Errors
     /// Those of making and opening it.
