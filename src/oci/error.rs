@@ -55,6 +55,9 @@ pub enum Error {
     /// An entry of a layer, or a manifest, says what cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// Somebody has changed an entry under our eyes.
+    #[error("{0} while it was read")]
+    Changed(&'static str),
     /// A directory that the user named is not as it must be.
     #[error("{0}")]
     Setup(String),
@@ -96,7 +99,7 @@ impl Error {
     #[must_use]
     pub fn of_entry(self, entry: &OsStr) -> Self {
         match self {
-            Self::Disk(_) | Self::Invalid(_) | Self::Io { .. } => {
+            Self::Disk(_) | Self::Invalid(_) | Self::Changed(_) | Self::Io { .. } => {
                 Self::Entry { entry: entry.to_owned(), error: Box::new(self) }
             }
             // It is about something else, or names one already.

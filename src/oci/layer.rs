@@ -152,7 +152,10 @@ pub(super) fn pack_unchanged(
                     return Ok((written, seen));
                 }
             }
-            // Something went away, or became shorter, under our eyes.
+            Err(Error::Entry { error, entry }) if matches!(*error, Error::Changed(_)) => {
+                log::debug!("`{}`: {error}", crate::shown::shown(&entry));
+            }
+            // Something may have gone away under our eyes.
             Err(Error::Entry { error, entry }) if !matches!(*error, Error::Io { .. }) => {
                 log::debug!("`{}`: {error}", crate::shown::shown(&entry));
                 // If it is there still, and is as it was, it is an error of its own.

@@ -862,8 +862,8 @@ fn private_attributes_do_not_reach_the_disk() {
         "user.fuseoverlayfs.opaque",
         "user.fuseoverlayfs.override_stat",
         "user.containers.override_stat",
-        "user.plyfs.xattr.security.capability",
-        "user.plyfs.xattr.trusted.overlay.opaque",
+        "user.containers.override_security.capability",
+        "user.containers.override_trusted.overlay.opaque",
         "user.plyfs.symlinks",
     ];
     let records: Vec<(String, &[u8])> =

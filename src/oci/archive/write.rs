@@ -157,7 +157,7 @@ fn marker_path(item: &Item) -> Result<Vec<u8>> {
 }
 
 fn changed() -> Error {
-    Error::Invalid("its length changed while it was read".to_owned())
+    Error::Changed("its length changed")
 }
 
 /// Seconds with a fraction, as pax records spell times.

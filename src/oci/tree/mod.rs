@@ -265,7 +265,7 @@ impl Reading<'_, '_, '_> {
         };
         let now = inode.inode().stat()?;
         if !is_tied && (now.st_ino, now.st_dev, now.kind()) != (stat.st_ino, stat.st_dev, stat.kind()) {
-            return Err(Error::Invalid("was replaced while it was read".to_owned()));
+            return Err(Error::Changed("was replaced"));
         }
         let stat = now;
         if stat.st_nlink > 1 || is_tied {
@@ -477,7 +477,7 @@ impl Content for FileContent<'_> {
                 let wanted = (end - position).min(self.buffer.len() as u64) as usize;
                 let read = file.read_at(position, &mut self.buffer[..wanted])?;
                 if read == 0 {
-                    return Err(Error::Invalid("became shorter while it was read".to_owned()));
+                    return Err(Error::Changed("became shorter"));
                 }
                 take(Piece::Data(&self.buffer[..read]))?;
                 position += read as u64;
