@@ -1,10 +1,12 @@
 //! What does a live mount say of itself, and what does it do when asked?
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::MountError;
 use super::mountinfo;
@@ -131,6 +133,18 @@ fn tells_branches(root: &Root) -> Option<Vec<u8>> {
     question::ask(fd, control::BRANCHES, PATIENCE)
         .inspect_err(|silence| log::debug!("{}: {silence:?}", root.entry.mountpoint.display()))
         .ok()
+}
+
+/// The process that serves a plyfs, if it says so in time and is to be seen from here: a number from another PID
+/// namespace is somebody else's.
+pub(super) fn daemon(root: &Root) -> Option<OwnedFd> {
+    let fd = root.fd.try_clone().ok()?;
+    let status = control::parse_status(&question::ask(fd, control::STATUS, PATIENCE).ok()?);
+    let pid: i32 = status.get("pid")?.to_str()?.parse().ok()?;
+    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // Looked at once it is held: by then the number is not given to another one.
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (name.trim_end() == "plyfs").then_some(process)
 }
 
 /// The writable branch of a plyfs, if it has one and says so in time.

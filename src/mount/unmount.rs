@@ -178,8 +178,25 @@ pub fn umount(given: &Path, lazy: bool) -> Result<(), MountError> {
     }
     // Asked now, because nobody answers later. A dead or foreign mount need not answer.
     let upper = inspect::upper(&root);
+    let daemon = inspect::daemon(&root);
     take_away(root, Detach::IfUnused)?;
-    upper.map_or(Ok(()), |upper| wait_for_daemon(&upper))
+    match upper {
+        Some(upper) => wait_for_daemon(&upper),
+        // It has nothing to finish, but its branches are in use for as long as it lives.
+        None => {
+            daemon.iter().for_each(wait_for_process);
+            Ok(())
+        }
+    }
+}
+
+fn wait_for_process(process: &OwnedFd) {
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)) {
+        Ok(0) => debug!("the daemon does not end"),
+        Ok(_) => {}
+        Err(errno) => debug!("poll: {errno}"),
+    }
 }
 
 /// Takes away the mount that `root` is the root of, and no other.
