@@ -180,12 +180,14 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
         Ready::Silent => {
             if notify::is_wanted() {
                 mounted.as_ref().map_or(Ok(()), Mounted::answers)?;
+                notify::notify(notify::Event::Ready);
             }
         }
     }
-    notify::notify(notify::Event::Ready);
     let end = events.wait(mounted.as_ref());
-    notify::notify(notify::Event::Stopping);
+    if ready == Ready::Silent {
+        notify::notify(notify::Event::Stopping);
+    }
     match end? {
         End::Complete => close(&union),
         // Requests may be under way, here and after an error: the next mount tidies up, as

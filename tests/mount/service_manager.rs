@@ -25,31 +25,34 @@ fn a_service_manager_is_told_when_the_mount_answers_and_when_it_ends() {
         command.current_dir(play.path("")).env("NOTIFY_SOCKET", socket);
         command
     };
-    for more in [&["-f"][..], &[]] {
-        let path = play.path("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        let mut child = mount(more, &path).spawn().unwrap();
-        let ready = next(&socket);
-        assert!(ready.starts_with("READY=1\n"), "{ready}");
-        // It answers by now.
-        assert_eq!(text(play.path("mnt/f")), "text\n");
-        let pid = ready.lines().find_map(|line| line.strip_prefix("MAINPID=")).unwrap();
-        assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "plyfs\n");
-        fs::write(play.path("mnt/new"), "new").unwrap();
-        play.sh(&format!("kill -TERM {pid}"));
-        let stopping = next(&socket);
-        assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
-        assert!(child.wait().unwrap().success());
-        crate::common::eventually(|| mounted_type(&play.path("mnt")).is_none());
-        assert_eq!(text(play.path("up/new")), "new");
-        crate::common::eventually(|| !Path::new(&format!("/proc/{pid}")).exists());
-        drop(socket);
-        fs::remove_file(path).unwrap();
-    }
-    // Nobody listens: that is no reason not to mount.
-    let path = play.path("nobody");
+    let path = play.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut child = mount(&["-f"], &path).spawn().unwrap();
+    let ready = next(&socket);
+    assert!(ready.starts_with("READY=1\n"), "{ready}");
+    // It answers by now.
+    assert_eq!(text(play.path("mnt/f")), "text\n");
+    fs::write(play.path("mnt/new"), "new").unwrap();
+    play.sh(&format!("kill -TERM {}", child.id()));
+    let stopping = next(&socket);
+    assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(mounted_type(&play.path("mnt")), None);
+    assert_eq!(text(play.path("up/new")), "new");
+    // Whoever was started by the service, and not as the service, has nothing to say for it.
     assert!(mount(&[], &path).status().unwrap().success());
     play.sh("plyfs umount mnt");
+    let mut child = mount(&["-f"], &path).env("SYSTEMD_EXEC_PID", "1").spawn().unwrap();
+    crate::common::eventually(|| mounted_type(&play.path("mnt")).is_some());
+    play.sh("plyfs umount mnt");
+    assert!(child.wait().unwrap().success());
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut [0; 64]).is_err());
+    // Nobody listens: that is no reason not to mount.
+    let mut child = mount(&["-f"], &play.path("nobody")).spawn().unwrap();
+    crate::common::eventually(|| mounted_type(&play.path("mnt")).is_some());
+    play.sh("plyfs umount mnt");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
