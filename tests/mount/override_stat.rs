@@ -50,6 +50,7 @@ fn with_records(b: Branch) -> Branch {
 
 #[test]
 fn what_a_record_says_is_shown() {
+    needs_root!("ids of others");
     let union = Union::builder().option(OPTION).lower(with_records).mount();
     assert_eq!(shown(union.at("program")), (0, 0, 0o4755));
     assert_eq!(shown(union.at("d")), (33, 34, 0o1777));
@@ -73,6 +74,7 @@ fn what_a_record_says_is_shown() {
 
 #[test]
 fn a_branch_that_fuse_overlayfs_wrote_is_read() {
+    needs_root!("to read a file of somebody else");
     let union = Union::builder()
         .option(OPTION)
         .lower(|b| {
@@ -156,6 +158,7 @@ fn what_is_made_belongs_to_who_made_it() {
 
 #[test]
 fn a_copy_keeps_what_its_records_said() {
+    needs_root!("to write to a file of somebody else");
     let mut union = Union::builder().option(OPTION).lower(with_records).mount();
     overwrite(union.at("program"), 0, "!!");
     fs::hard_link(union.at("null"), union.at("null2")).unwrap();
@@ -244,6 +247,7 @@ fn what_only_root_may_set_is_kept_under_another_name() {
 
 #[test]
 fn nobody_sees_or_sets_a_record_through_the_mount() {
+    needs_root!("to write to a file of somebody else");
     let union = Union::builder().option(OPTION).lower(with_records).mount();
     let own = [RECORD, "user.containers.override_security.capability", "user.fuseoverlayfs.override_stat"];
     for key in own {
@@ -343,4 +347,21 @@ fn a_disk_without_attributes_has_all_records_in_the_workdir() {
     union.remount();
     assert_eq!(records(&union), before - 2);
     assert_eq!(shown(union.at("program")), (ALICE, BOB, 0o755));
+}
+
+/// A record is what makes a mount of one's own show root's files, and no more than that: whoever
+/// mounts it has the rights of others on them.
+#[test]
+fn a_record_gives_an_ordinary_user_nothing() {
+    let union = Union::builder().option(OPTION).lower(with_records).mount();
+    let own = own();
+    fs::set_permissions(union.at("none"), fs::Permissions::from_mode(0o751)).unwrap();
+    assert_eq!(shown(union.at("none")), (own.0, own.1, 0o751));
+    assert_eq!(record(union.upper("none")), format!("{}:{}:0751:file", own.0, own.1));
+    if !rustix::process::geteuid().is_root() {
+        assert_eq!(shown(union.at("program")), (0, 0, 0o4755));
+        refused(File::options().write(true).open(union.at("program")), Errno::ACCESS);
+        refused(chown(union.at("program"), Some(own.0), None), Errno::PERM);
+        refused(chown(union.at("none"), Some(0), None), Errno::PERM);
+    }
 }

@@ -118,7 +118,7 @@ impl Drop for Daemon {
 
 /// Takes a mount away whose daemon is dead: by ourselves, or as fusermount3 does for those who
 /// may not.
-fn detach(mount_point: &Path) {
+pub(super) fn detach(mount_point: &Path) {
     if unmount(mount_point, UnmountFlags::DETACH).is_err() {
         let helper = Command::new("fusermount3").args(["-u", "-z"]).arg(mount_point).status();
         assert!(helper.is_ok_and(|status| status.success()), "{mount_point:?} stays mounted");

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
+use super::daemon::detach;
 use super::{sh, temp_dir};
 
 /// The folder. What a script leaves mounted in it is a failure, and is unmounted.
@@ -43,7 +43,7 @@ impl Drop for Playground {
     fn drop(&mut self) {
         let left = self.mounts();
         for place in left.iter().rev() {
-            unmount(place, UnmountFlags::DETACH).expect("our own mount");
+            detach(place);
         }
         assert!(left.is_empty() || std::thread::panicking(), "left mounted: {left:?}");
     }
