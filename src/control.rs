@@ -1,7 +1,8 @@
 //! How do tools talk to a live mount?
 //!
 //! By extended attributes of the mount's root. None of them is listed, and none is on a disk: the daemon
-//! answers for itself. What each holds is printed and parsed here only.
+//! answers for itself. What each holds is printed and parsed here only. Changes of the stack go by an ioctl(2) of the
+//! root, which can say why it refuses.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,6 +23,118 @@ pub const STATUS: &str = "user.plyfs.status";
 /// when the call returns. syncfs(2) never reaches a daemon. A daemon that does not know the attribute answers
 /// ENODATA, because there is nothing to replace, and writes nothing.
 pub const SYNC: &str = "user.plyfs.sync";
+
+/// ioctl(2) of the root: change the stack, all at once or not at all. It takes [`change_lines`] followed by NULs, and
+/// answers with [`DONE`] or [`REFUSED`] and a text, followed by NULs. Another daemon answers ENOTTY.
+pub const CHANGE_STACK: u32 = 0xc000_0000 | (CHANGE_ROOM as u32) << 16 | (b'P' as u32) << 8 | 1;
+
+/// How many bytes [`CHANGE_STACK`] takes and gives.
+pub const CHANGE_ROOM: usize = 0x3fff;
+
+/// What was asked for has been done. The text says what is left to say, if anything.
+pub const DONE: u8 = b'+';
+/// Nothing has been done. The text says why.
+pub const REFUSED: u8 = b'-';
+
+/// Where a lower is to be in the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// Above all other lowers.
+    Top,
+    /// Below all other lowers.
+    Bottom,
+    /// As [`BRANCHES`] counts them, the topmost being 0.
+    Index(usize),
+}
+
+/// A change of the stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// One more lower.
+    Add {
+        /// Where it is to be.
+        at: Position,
+        /// The device number and inode number of the directory that is meant.
+        identity: (u64, u64),
+        /// Its absolute path.
+        dir: PathBuf,
+    },
+    /// One lower less.
+    Remove {
+        /// Refuse it if something in it is open.
+        strict: bool,
+        /// As [`BRANCHES`] has it.
+        dir: PathBuf,
+    },
+    /// A lower at another place.
+    Move {
+        /// Where it is to be.
+        to: Position,
+        /// As [`BRANCHES`] has it.
+        dir: PathBuf,
+    },
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Top => f.write_str("top"),
+            Self::Bottom => f.write_str("bottom"),
+            Self::Index(index) => write!(f, "{index}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Position {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "top" => Ok(Self::Top),
+            "bottom" => Ok(Self::Bottom),
+            index => index.parse().map(Self::Index),
+        }
+    }
+}
+
+/// One line a change; paths are escaped as in [`branch_line`].
+#[must_use]
+pub fn change_lines(changes: &[Change]) -> Vec<u8> {
+    let line = |change: &Change| {
+        let (words, dir) = match change {
+            Change::Add { at, identity: (device, inode), dir } => (format!("add {at} {device}:{inode}"), dir),
+            Change::Remove { strict: false, dir } => ("remove any -".to_owned(), dir),
+            Change::Remove { strict: true, dir } => ("remove unused -".to_owned(), dir),
+            Change::Move { to, dir } => (format!("move {to} -"), dir),
+        };
+        [words.as_bytes(), b" ", &escaped(dir.as_os_str().as_bytes()), b"\n"].concat()
+    };
+    changes.iter().flat_map(line).collect()
+}
+
+/// The changes that such lines ask for; None if a line asks for none that is known here.
+#[must_use]
+pub fn parse_changes(lines: &[u8]) -> Option<Vec<Change>> {
+    let lines = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(parse_change).collect()
+}
+
+fn parse_change(line: &[u8]) -> Option<Change> {
+    let mut words = line.splitn(4, |&byte| byte == b' ');
+    let mut word = || std::str::from_utf8(words.next()?).ok();
+    let (kind, first, second) = (word()?, word()?, word()?);
+    let dir = unescaped(words.next()?).into();
+    Some(match kind {
+        "add" => {
+            let (device, inode) = second.split_once(':')?;
+            let identity = (device.parse().ok()?, inode.parse().ok()?);
+            Change::Add { at: first.parse().ok()?, identity, dir }
+        }
+        "remove" => Change::Remove { strict: first == "unused", dir },
+        "move" => Change::Move { to: first.parse().ok()?, dir },
+        _ => return None,
+    })
+}
 
 /// What may be done to a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +220,25 @@ fn unescaped(escaped: &[u8]) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_that_are_printed_can_be_parsed() {
+        let changes = [
+            Change::Add { at: Position::Index(2), identity: (2049, u64::MAX), dir: "/a b\nc".into() },
+            Change::Add {
+                at: Position::Top,
+                identity: (1, 2),
+                dir: OsString::from_vec(b"/\xff".to_vec()).into(),
+            },
+            Change::Remove { strict: true, dir: "/x".into() },
+            Change::Remove { strict: false, dir: "/x".into() },
+            Change::Move { to: Position::Bottom, dir: "/ ".into() },
+        ];
+        assert_eq!(parse_changes(&change_lines(&changes)).as_deref(), Some(&changes[..]));
+        for wrong in ["add", "add 1 2 /a", "add x 1:2 /a", "sudo 1 1:2 /a", "move 1 -"] {
+            assert_eq!(parse_changes(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn what_is_printed_can_be_parsed() {

@@ -93,6 +93,9 @@ pub enum Error {
          `plyfs/volatile` in the workdir; else start with a new upper and an empty workdir"
     )]
     VolatileCrash,
+    /// Requests that take long are under way.
+    #[error("requests that take long are under way, as a large file that is being copied up: try again")]
+    Busy,
     /// The union has no upper.
     #[error("the union has no writable branch")]
     ReadOnly,
@@ -155,6 +158,7 @@ impl Error {
             Self::Name(BadName::TooLong) => Errno::NAMETOOLONG,
             Self::Name(BadName::Reserved | BadName::Malformed) | Self::Invalid => Errno::INVAL,
             Self::ReadOnly => Errno::ROFS,
+            Self::Busy => Errno::BUSY,
             Self::UnknownNode(_) | Self::Stale(_) => Errno::STALE,
             Self::OverlayFeature { .. } | Self::Bug(_) => Errno::IO,
             Self::UnfitWorkdir { .. } | Self::NewerWorkdir(_) | Self::VolatileCrash => Errno::INVAL,

@@ -3,16 +3,14 @@
 use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-#[cfg(feature = "oci")]
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 #[cfg(feature = "bench")]
 use plyfs::bench::{self, BenchError};
-use plyfs::cli::{Cli, Command, MountArgs};
-#[cfg(feature = "oci")]
-use plyfs::control;
+use plyfs::cli::{BranchCommand, Cli, Command, MountArgs};
+use plyfs::control::{self, Position};
 use plyfs::exit::Exit;
 #[cfg(feature = "look")]
 use plyfs::look;
@@ -21,7 +19,7 @@ use plyfs::manual;
 use plyfs::mount::{self, MountError};
 #[cfg(feature = "oci")]
 use plyfs::oci;
-use plyfs::options;
+use plyfs::options::{self, Wish};
 use plyfs::shown::shown_lines;
 
 /// Why a command did not do what it was asked to.
@@ -76,10 +74,38 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Mount(args) => {
             log_to_stderr(level(args));
+            if let Some(wishes) = options::parse_remount(args).map_err(MountError::from)? {
+                let mountpoint = args.line.words.last().map(Path::new).unwrap_or(Path::new(""));
+                change_stack(mountpoint, &wishes)?;
+                return Ok(Exit::Success.into());
+            }
             let (options, warnings) = options::parse(args).map_err(MountError::from)?;
             return Ok(mount::mount(&options, &warnings)?);
         }
         Command::Umount(args) => mount::umount(&args.mountpoint, args.lazy)?,
+        Command::Branch(command) => match command {
+            BranchCommand::List(args) => print(&mount::branches(&args.mountpoint)?)?,
+            BranchCommand::Add(args) => {
+                // Each comes on top of those that are named after it.
+                let one = |dir: &PathBuf| Wish::Add(args.at, dir.clone());
+                let wishes: Vec<_> = match args.at {
+                    Position::Bottom => args.dirs.iter().map(one).collect(),
+                    Position::Top | Position::Index(_) => args.dirs.iter().rev().map(one).collect(),
+                };
+                change_stack(&args.mountpoint, &wishes)?;
+            }
+            BranchCommand::Del(args) => {
+                let wish = |dir: &PathBuf| Wish::Remove(dir.clone(), args.strict);
+                change_stack(&args.mountpoint, &args.dirs.iter().map(wish).collect::<Vec<_>>())?;
+            }
+            BranchCommand::Move(args) => {
+                change_stack(&args.mountpoint, &[Wish::Move(args.dir.clone(), args.to)])?;
+            }
+            BranchCommand::Change(args) => {
+                let wishes = options::parse_changes(&args.words).map_err(MountError::from)?;
+                change_stack(&args.mountpoint, &wishes)?;
+            }
+        },
         Command::Branches(args) => print(&mount::branches(&args.mountpoint)?)?,
         Command::Stats(args) => print(&mount::messages(&args.mountpoint)?)?,
         Command::Sync(args) => mount::sync(&args.mountpoint)?,
@@ -109,6 +135,14 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(Exit::Success.into())
+}
+
+fn change_stack(mountpoint: &Path, wishes: &[Wish]) -> Result<(), MountError> {
+    let note = mount::change(mountpoint, wishes)?;
+    if !note.is_empty() {
+        eprintln!("plyfs: {}", shown_lines(&note));
+    }
+    Ok(())
 }
 
 /// What is mounted on a directory; None if that is no plyfs, or does not answer.

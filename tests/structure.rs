@@ -24,8 +24,8 @@ const MAY_NAME: [Row; 22] = [
     ("union", &["layer", "branch", "rules", "error", "control"]),
     ("sched", &[]),
     ("fuse", &["sched", "union", "branch", "rules", "error", "control"]),
-    ("cli", &["exit", "units"]),
-    ("options", &["cli", "rules", "shown", "units"]),
+    ("cli", &["control", "exit", "units"]),
+    ("options", &["cli", "control", "rules", "shown", "units"]),
     ("mount", &["fuse", "union", "branch", "rules", "error", "options", "control", "exit", "shown"]),
     // It mounts as users do, from the outside: what is measured has no other way in.
     ("bench", &["cli", "mount", "exit", "units", "shown"]),
@@ -164,7 +164,7 @@ fn the_whiteout_format_is_spelt_once() {
 }
 
 #[test]
-fn unsafe_code_is_in_five_files() {
+fn unsafe_code_is_in_six_files() {
     let mut found = Vec::new();
     code_lines(&mut |file, _, line| {
         if line.contains("allow(unsafe_code)") {
@@ -175,6 +175,7 @@ fn unsafe_code_is_in_five_files() {
     let files = [
         "branch/caller.rs",
         "branch/handle.rs",
+        "mount/exchange.rs",
         "mount/inherited.rs",
         "mount/memory.rs",
         "sched/placement.rs",

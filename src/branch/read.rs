@@ -178,6 +178,12 @@ impl Dir {
         Self { origin, ..self }
     }
 
+    /// Whether inodes of the branch cannot be told from those of another.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        self.origin.inodes == Inodes::Ambiguous
+    }
+
     /// If records say whose its files are.
     #[must_use]
     pub fn overrides(&self) -> Option<&Overrides> {

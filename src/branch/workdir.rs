@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
 use super::policy::Policy;
+use super::read::Dir;
 use super::shared_whiteout::SharedWhiteouts;
 use super::write::{UpperDir, UpperInode, WriteFile};
 use crate::error::{Error, Result};
@@ -71,6 +72,12 @@ const PRIVATE: Mode = Mode::RWXU;
 const OTHERS: u32 = 0o077;
 
 impl WorkDir {
+    /// The directory itself, for looking at.
+    #[must_use]
+    pub fn outer(&self) -> &Dir {
+        &self.outer
+    }
+
     /// What the workdir of an upper is called if the user names none: it is beside the upper.
     #[must_use]
     pub fn default_name(upper: &OsStr) -> OsString {

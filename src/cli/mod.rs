@@ -2,6 +2,7 @@
 //!
 //! Only definitions: what the `-o` options mean is [`options`](crate::options)' business.
 
+mod branch;
 #[cfg(feature = "oci")]
 mod image;
 #[cfg(feature = "oci")]
@@ -17,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::EXIT_CODES;
 #[cfg(feature = "bench")]
 use crate::units::parse_size;
+pub use branch::*;
 #[cfg(feature = "oci")]
 pub use image::*;
 #[cfg(feature = "oci")]
@@ -42,6 +44,8 @@ Examples:
   plyfs -o dirs=changes:image2:image1 none merged          (as AUFS has it)
   mount -t fuse.plyfs none merged -o lowerdir=/l,upperdir=/u,workdir=/w
   plyfs branches merged
+  plyfs branch add merged image3
+  plyfs branch del merged image1
   plyfs show merged
   plyfs which merged/etc/passwd
   plyfs diff merged
@@ -148,6 +152,12 @@ pub enum Command {
     /// within 10 s is an error.
     #[command(after_long_help = EXIT_CODES)]
     Branches(BranchesArgs),
+
+    /// Change the branches of a live mount: add, remove and move lowers while programs use it
+    ///
+    /// For the user who has mounted, and for root. A change is done for all when the command returns, or not at all.
+    #[command(subcommand)]
+    Branch(BranchCommand),
 
     /// Show how many requests of each kind the kernel has sent to a live mount, one NAME COUNT a line
     ///
@@ -376,6 +386,7 @@ mod tests {
                 Command::Mount(args) => args.line.words,
                 Command::Umount(_) => vec!["(umount)".into()],
                 Command::Branches(_) => vec!["(branches)".into()],
+                Command::Branch(_) => vec!["(branch)".into()],
                 Command::Stats(_) => vec!["(stats)".into()],
                 Command::Sync(_) => vec!["(sync)".into()],
                 #[cfg(feature = "look")]
@@ -392,6 +403,7 @@ mod tests {
         };
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
         assert_eq!(command("plyfs branches m"), ["(branches)"]);
+        assert_eq!(command("plyfs branch add m d"), ["(branch)"]);
         assert_eq!(command("plyfs stats m"), ["(stats)"]);
         assert_eq!(command("plyfs sync m"), ["(sync)"]);
         #[cfg(feature = "bench")]

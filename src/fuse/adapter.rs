@@ -26,11 +26,11 @@ use super::caller_groups::Asker;
 use super::convert::{FlagsIoctl, device_number, node, rename_mode, seek_to, set_time};
 use super::opcodes::Opcode;
 use super::reply;
-use super::service::Service;
+use super::service::{Control, Service};
 use super::view::View;
 use crate::rules::kill_priv::KillPriv;
 use crate::sched::{Listeners, Pool, guarded};
-use crate::union::{Changes, NewNode, Union};
+use crate::union::{Changes, LiveUnion, NewNode, Union};
 
 /// What we ask of the kernel; all of it is optional.
 ///
@@ -66,9 +66,15 @@ impl Adapter {
     /// An adapter in front of `union` that shows it as `view` says, for a session with so many loops, of which one may answer
     /// a caller on its own CPU.
     #[must_use]
-    pub fn new(union: Arc<Union>, view: View, loops: usize, follows_callers: bool) -> Self {
+    pub fn new(
+        union: Arc<LiveUnion>,
+        view: View,
+        control: Arc<dyn Control>,
+        loops: usize,
+        follows_callers: bool,
+    ) -> Self {
         Self {
-            service: Arc::new(Service::new(union, view)),
+            service: Arc::new(Service::new(union, view, control)),
             listeners: Arc::new(Listeners::new(loops, follows_callers)),
             workers: Pool::new(prepare_worker),
         }
@@ -111,7 +117,7 @@ impl Adapter {
         self.service.opcodes.count(opcode);
         self.listeners.answer(request.pid(), || {
             guarded(|| {
-                if !is_long(&self.service.union) {
+                if !is_long(&self.service.union()) {
                     return answer(&self.service, data);
                 }
                 let (service, data) = (Arc::clone(&self.service), data.to_owned());
@@ -147,6 +153,9 @@ impl Filesystem for Adapter {
         // A target that was read once is never asked for again.
         let wanted =
             WANTED.into_iter().filter(|flag| !revalidates || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
+        if config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok() {
+            self.service.control.kernel().can_expire();
+        }
         for flag in wanted.chain(more) {
             if let Err(missing) = config.add_capabilities(flag) {
                 log::info!("this kernel has no {missing:?}");
@@ -163,20 +172,20 @@ impl Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let dir = node(parent);
         self.serve_with(request, Opcode::Lookup, never, name, move |service, name| {
-            reply::looked_up(reply, service.fresh(service.union.lookup(dir, name)), &service.view);
+            reply::looked_up(reply, service.fresh(service.union().lookup(dir, name)), &service.view);
         });
     }
 
     /// fuser takes batches apart itself.
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
         self.service.opcodes.count(Opcode::Forget);
-        self.listeners.take_one_of_many(|| guarded(|| self.service.union.forget(node(ino), lookups)));
+        self.listeners.take_one_of_many(|| guarded(|| self.service.union().forget(node(ino), lookups)));
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let id = node(ino);
         self.serve(request, Opcode::Getattr, never, move |service| {
-            reply::attr(reply, service.fresh(service.union.getattr(id)), &service.view);
+            reply::attr(reply, service.fresh(service.union().getattr(id)), &service.view);
         });
     }
 
@@ -212,7 +221,7 @@ impl Filesystem for Adapter {
         self.serve(request, Opcode::Readlink, never, move |service| {
             reply::data(
                 reply,
-                service.fresh(service.union.readlink(id)).map(std::ffi::OsString::into_encoded_bytes),
+                service.fresh(service.union().readlink(id)).map(std::ffi::OsString::into_encoded_bytes),
             );
         });
     }
@@ -253,14 +262,14 @@ impl Filesystem for Adapter {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let dir = node(parent);
         self.serve_with(request, Opcode::Unlink, never, name, move |service, name| {
-            reply::empty(reply, service.fresh(service.union.unlink(dir, name)));
+            reply::empty(reply, service.fresh(service.union().unlink(dir, name)));
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let dir = node(parent);
         self.serve_with(request, Opcode::Rmdir, never, name, move |service, name| {
-            reply::empty(reply, service.fresh(service.union.rmdir(dir, name)));
+            reply::empty(reply, service.fresh(service.union().rmdir(dir, name)));
         });
     }
 
@@ -287,7 +296,7 @@ impl Filesystem for Adapter {
         let target = new_name.clone();
         let is_long = |union: &Union| union.is_long_rename((dir, name), (new_dir, &target));
         self.serve_with(request, Opcode::Rename, is_long, name, move |service, name| {
-            let rename = |mode| service.union.rename((dir, name), (new_dir, &new_name), mode);
+            let rename = |mode| service.union().rename((dir, name), (new_dir, &new_name), mode);
             reply::empty(reply, service.fresh(rename_mode(flags).and_then(rename)));
         });
     }
@@ -307,7 +316,7 @@ impl Filesystem for Adapter {
             |union| union.is_long_change(id),
             new_name,
             move |service, new_name| {
-                reply::entry(reply, service.fresh(service.union.link(id, dir, new_name)), &service.view);
+                reply::entry(reply, service.fresh(service.union().link(id, dir, new_name)), &service.view);
             },
         );
     }
@@ -370,7 +379,7 @@ impl Filesystem for Adapter {
                 if buffer.len() < size {
                     buffer.resize(size, 0);
                 }
-                let read = service.fresh(service.union.read(id, offset, &mut buffer[..size]));
+                let read = service.fresh(service.union().read(id, offset, &mut buffer[..size]));
                 reply::data(reply, read.map(|read| &buffer[..read]));
             });
         });
@@ -396,7 +405,7 @@ impl Filesystem for Adapter {
             |union| union.is_long_change(id),
             data,
             move |service, data| {
-                let write = |kill: KillPriv<'_>| service.union.write(id, offset, data, kill);
+                let write = |kill: KillPriv<'_>| service.union().write(id, offset, data, kill);
                 reply::written(reply, service.fresh(service.change_data(asker, kills, ino, write)));
             },
         );
@@ -409,7 +418,7 @@ impl Filesystem for Adapter {
             Opcode::Fsync,
             |union| union.is_long_sync(id),
             move |service| {
-                reply::empty(reply, service.fresh(service.union.fsync(id, data_only)));
+                reply::empty(reply, service.fresh(service.union().fsync(id, data_only)));
             },
         );
     }
@@ -428,7 +437,7 @@ impl Filesystem for Adapter {
             Opcode::Fsyncdir,
             |union| union.is_long_sync(id),
             move |service| {
-                reply::empty(reply, service.fresh(service.union.fsync_dir(id)));
+                reply::empty(reply, service.fresh(service.union().fsync_dir(id)));
             },
         );
     }
@@ -443,7 +452,7 @@ impl Filesystem for Adapter {
     ) {
         let id = node(ino);
         self.serve(request, Opcode::Readdir, never, move |service| {
-            reply::listing(reply, |take| service.fresh(service.union.readdir(id, offset, take)));
+            reply::listing(reply, |take| service.fresh(service.union().readdir(id, offset, take)));
         });
     }
 
@@ -458,13 +467,13 @@ impl Filesystem for Adapter {
         let id = node(ino);
         self.serve(request, Opcode::Readdirplus, never, move |service| {
             reply::listing_plus(reply, &service.view, |take| {
-                service.fresh(service.union.readdirplus(id, offset, take))
+                service.fresh(service.union().readdirplus(id, offset, take))
             });
         });
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.serve(request, Opcode::Statfs, never, |service| reply::statfs(reply, service.union.stat_fs()));
+        self.serve(request, Opcode::Statfs, never, |service| reply::statfs(reply, service.union().stat_fs()));
     }
 
     fn setxattr(
@@ -497,7 +506,7 @@ impl Filesystem for Adapter {
             reply::xattr(
                 reply,
                 size,
-                service.fresh(service.union.listxattr(id)).map(|keys| super::convert::key_list(&keys)),
+                service.fresh(service.union().listxattr(id)).map(|keys| super::convert::key_list(&keys)),
             );
         });
     }
@@ -510,7 +519,7 @@ impl Filesystem for Adapter {
             |union| union.is_long_change(id),
             name,
             move |service, name| {
-                reply::empty(reply, service.fresh(service.union.removexattr(id, name)));
+                reply::empty(reply, service.fresh(service.union().removexattr(id, name)));
             },
         );
     }
@@ -532,7 +541,7 @@ impl Filesystem for Adapter {
             |union| union.is_long_change(id),
             move |service| {
                 let allocate =
-                    |kill: KillPriv<'_>| service.union.fallocate(id, offset, length, mode as u32, kill);
+                    |kill: KillPriv<'_>| service.union().fallocate(id, offset, length, mode as u32, kill);
                 let allocated = service.fresh(service.change_data(asker, asker.kills(), ino, allocate));
                 reply::empty(reply, allocated.map(|_| ()));
             },
@@ -554,11 +563,23 @@ impl Filesystem for Adapter {
         let id = node(ino);
         let wish = FlagsIoctl::of(command, data);
         let is_long = |union: &Union| matches!(wish, FlagsIoctl::Set(_)) && union.is_long_change(id);
+        if wish == FlagsIoctl::ChangeStack {
+            let asker = Asker::of(request);
+            return self.serve_with(
+                request,
+                Opcode::Ioctl,
+                |_| true,
+                data,
+                move |service, data| {
+                    reply::changed(reply, out_size, service.change_stack(asker, ino, data));
+                },
+            );
+        }
         self.serve(request, Opcode::Ioctl, is_long, move |service| match wish {
-            FlagsIoctl::Get => reply::flags(reply, out_size, service.fresh(service.union.flags(id))),
-            FlagsIoctl::GetExtended => reply::extended_flags(reply, service.fresh(service.union.flags(id))),
-            FlagsIoctl::Set(flags) => reply::done(reply, service.fresh(service.union.set_flags(id, flags))),
-            FlagsIoctl::Other => reply::unknown(reply),
+            FlagsIoctl::Get => reply::flags(reply, out_size, service.fresh(service.union().flags(id))),
+            FlagsIoctl::GetExtended => reply::extended_flags(reply, service.fresh(service.union().flags(id))),
+            FlagsIoctl::Set(flags) => reply::done(reply, service.fresh(service.union().set_flags(id, flags))),
+            FlagsIoctl::ChangeStack | FlagsIoctl::Other => reply::unknown(reply),
         });
     }
 
@@ -573,7 +594,7 @@ impl Filesystem for Adapter {
     ) {
         let id = node(ino);
         self.serve(request, Opcode::Lseek, never, move |service| {
-            let seek = |to| service.fresh(service.union.seek(id, to));
+            let seek = |to| service.fresh(service.union().seek(id, to));
             reply::offset(reply, seek_to(whence, offset).and_then(seek));
         });
     }
@@ -597,7 +618,7 @@ impl Filesystem for Adapter {
             // The reply has 32 bits for the count.
             let length = usize::try_from(length.min(1 << 30)).unwrap_or(usize::MAX);
             let copy = |kill: KillPriv<'_>| {
-                service.union.copy_range((from, offset_in), (to, offset_out), length, kill)
+                service.union().copy_range((from, offset_in), (to, offset_out), length, kill)
             };
             reply::written(reply, service.fresh(service.change_data(asker, asker.kills(), ino_out, copy)));
         });

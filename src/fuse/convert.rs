@@ -9,6 +9,7 @@ use rustix::fs::{FileType, IFlags, SeekFrom, Timespec};
 
 use super::view::View;
 use crate::branch::Stat;
+use crate::control::CHANGE_STACK;
 use crate::error::{Error, Result};
 use crate::union::{Attr, NodeId, RenameMode, SetTime};
 
@@ -35,6 +36,8 @@ pub(super) enum FlagsIoctl {
     Set(IFlags),
     /// `FS_IOC_FSGETXATTR`: the kernel looks at it before it sets flags.
     GetExtended,
+    /// `control::CHANGE_STACK`
+    ChangeStack,
     Other,
 }
 
@@ -47,6 +50,7 @@ impl FlagsIoctl {
         match (command, data.first_chunk::<4>()) {
             (GET, _) => Self::Get,
             (GET_EXTENDED, _) => Self::GetExtended,
+            (CHANGE_STACK, _) => Self::ChangeStack,
             (SET, Some(flags)) => Self::Set(IFlags::from_bits_retain(u32::from_ne_bytes(*flags))),
             _ => Self::Other,
         }

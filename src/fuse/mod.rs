@@ -6,10 +6,13 @@
 mod adapter;
 mod caller_groups;
 mod convert;
+mod kernel;
 mod opcodes;
 mod reply;
 mod service;
 mod view;
 
 pub use adapter::Adapter;
+pub use kernel::Kernel;
+pub use service::Control;
 pub use view::{Timeouts, View};

@@ -72,6 +72,19 @@ pub(super) fn done(reply: ReplyIoctl, result: Result<()>) {
     answer(reply, result, |reply, ()| reply.ioctl(0, &[]));
 }
 
+/// A text, whether the stack was changed or not.
+pub(super) fn changed(reply: ReplyIoctl, room: u32, result: Result<(u8, String)>) {
+    answer(reply, result, |reply, (outcome, text)| {
+        let mut bytes = vec![outcome];
+        bytes.extend(text.as_bytes());
+        // The last byte is a NUL.
+        bytes.resize(room as usize, 0);
+        bytes.pop();
+        bytes.push(0);
+        reply.ioctl(0, &bytes);
+    });
+}
+
 /// An ioctl that nobody knows.
 pub(super) fn unknown(reply: ReplyIoctl) {
     reply.fail(Errno::ENOTTY);

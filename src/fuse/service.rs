@@ -5,30 +5,47 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
 use fuser::{INodeNo, Notifier};
+use parking_lot::RwLockReadGuard;
 use rustix::fs::XattrFlags;
 
 use super::caller_groups::Asker;
 use super::convert::node;
+use super::kernel::Kernel;
 use super::opcodes::Opcodes;
 use super::view::View;
 use crate::branch::Caller;
-use crate::control::{BRANCHES, MESSAGES, STATUS, SYNC, status_line};
+use crate::control::{BRANCHES, DONE, MESSAGES, REFUSED, STATUS, SYNC, status_line};
 use crate::error::{Error, Result};
 use crate::rules::acl;
 use crate::rules::ids::OVERFLOW_ID;
 use crate::rules::kill_priv::KillPriv;
-use crate::union::{Attr, Changes, Looked, NewNode, NodeId, Union, Written};
+use crate::union::{Attr, Changes, LiveUnion, Looked, NewNode, NodeId, Union, Written};
 
 // Attributes of the root that are about the mount. They are not listed, and for the mounter only: they name places
 // on the host.
 
+/// Whoever changes the stack when asked.
+pub trait Control: Debug + Send + Sync {
+    /// Does all of what [`control::change_lines`](crate::control::change_lines) says, and may have something to add; or
+    /// does nothing, and says why.
+    ///
+    /// # Errors
+    /// The reason, for the user.
+    fn change_stack(&self, changes: &[u8]) -> std::result::Result<String, String>;
+
+    /// The kernel's side of the session.
+    fn kernel(&self) -> &Kernel;
+}
+
 /// A union, and who may ask for what.
 #[derive(Debug)]
 pub(super) struct Service {
-    pub(super) union: Arc<Union>,
+    pub(super) control: Arc<dyn Control>,
+    union: Arc<LiveUnion>,
     pub(super) view: View,
     pub(super) opcodes: Opcodes,
     pub(super) notifier: Arc<OnceLock<Notifier>>,
@@ -37,9 +54,14 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(union: Arc<Union>, view: View) -> Self {
+    pub(super) fn new(union: Arc<LiveUnion>, view: View, control: Arc<dyn Control>) -> Self {
         let mounter = rustix::process::getuid().as_raw();
-        Self { union, view, opcodes: Opcodes::default(), notifier: Arc::default(), mounter }
+        Self { control, union, view, opcodes: Opcodes::default(), notifier: Arc::default(), mounter }
+    }
+
+    /// For one request: nobody changes its stack meanwhile. Not to be asked for twice by one.
+    pub(super) fn union(&self) -> RwLockReadGuard<'_, Union> {
+        self.union.get()
     }
 
     fn uid_on_disk(&self, uid: u32) -> Result<u32> {
@@ -79,7 +101,7 @@ impl Service {
         name: &OsStr,
         new: NewNode<'_>,
     ) -> Result<Looked> {
-        self.union.make(node(parent), name, new, self.caller(asker, umask))
+        self.union().make(node(parent), name, new, self.caller(asker, umask))
     }
 
     /// Changes attributes, of which the owners are still as users see them.
@@ -88,7 +110,7 @@ impl Service {
         let uid = changes.uid.filter(|_| !self.view.ids.uid.is_squashed()).map(|uid| self.uid_on_disk(uid));
         let gid = changes.gid.filter(|_| !self.view.ids.gid.is_squashed()).map(|gid| self.gid_on_disk(gid));
         let changes = Changes { uid: uid.transpose()?, gid: gid.transpose()?, ..changes };
-        self.killing(asker, asker.kills(), |kill| self.union.setattr(node(ino), &changes, kill))
+        self.killing(asker, asker.kills(), |kill| self.union().setattr(node(ino), &changes, kill))
     }
 
     /// Changes a file's data. The kernel, or we for it, say whether this caller's changes take suid and sgid away.
@@ -130,7 +152,7 @@ impl Service {
         flags: i32,
     ) -> Result<()> {
         if Self::is_sync(ino, key) {
-            return if self.is_mounter(asker) { self.union.sync_all() } else { Err(Error::NotPermitted) };
+            return if self.is_mounter(asker) { self.union().sync_all() } else { Err(Error::NotPermitted) };
         }
         let flags = XattrFlags::from_bits_truncate(flags as u32);
         let value = if self.has_mapped_acl(key) {
@@ -138,7 +160,7 @@ impl Service {
         } else {
             Cow::Borrowed(value)
         };
-        self.killing(asker, asker.kills(), |kill| self.union.setxattr(node(ino), key, &value, flags, kill))
+        self.killing(asker, asker.kills(), |kill| self.union().setxattr(node(ino), key, &value, flags, kill))
     }
 
     /// The value of an extended attribute.
@@ -148,16 +170,31 @@ impl Service {
                 _ if !self.is_mounter(asker) => Err(Error::NoAttribute),
                 key if key == MESSAGES => Ok(self.opcodes.text().into_bytes()),
                 key if key == STATUS => Ok(self.status()),
-                key if key == BRANCHES => self.union.getxattr(NodeId::ROOT, key),
+                key if key == BRANCHES => self.union().getxattr(NodeId::ROOT, key),
                 _ => Err(Error::NoAttribute),
             };
         }
-        let value = self.union.getxattr(node(ino), key)?;
+        let value = self.union().getxattr(node(ino), key)?;
         Ok(if self.has_mapped_acl(key) { acl::shown(&value, &self.view.ids).into_owned() } else { value })
     }
 
+    /// Changes the stack. [`DONE`] or [`REFUSED`], and what there is to say.
+    pub(super) fn change_stack(&self, asker: Asker, ino: INodeNo, changes: &[u8]) -> Result<(u8, String)> {
+        if ino != INodeNo::ROOT {
+            return Err(Error::Invalid);
+        }
+        if !self.is_mounter(asker) {
+            return Err(Error::NotPermitted);
+        }
+        let length = changes.iter().position(|&byte| byte == 0).unwrap_or(changes.len());
+        Ok(match self.control.change_stack(&changes[..length]) {
+            Ok(note) => (DONE, note),
+            Err(reason) => (REFUSED, reason),
+        })
+    }
+
     fn status(&self) -> Vec<u8> {
-        let figures = self.union.figures();
+        let figures = self.union().figures();
         let counts = [
             ("inodes", figures.nodes as u64),
             ("copied_up", figures.copied_up),

@@ -18,6 +18,8 @@ use super::place::{self, Identity, Place};
 use super::{exposure, mountinfo, warn_user, work};
 use crate::branch::{BranchRoot, BranchRoots, Hidden, InodeId, UpperRoot};
 use crate::options::{Access, MountOptions};
+use crate::rules::BranchId;
+use crate::union::{NewLower, RootRole, Union};
 
 /// The branches, and what follows from them for the mount.
 #[derive(Debug)]
@@ -150,6 +152,115 @@ fn warn_if_exposed(upper: &Opened, work: &Opened) {
             Err(errno) => log::debug!("{}: {errno}", dir.dir()),
         }
     }
+}
+
+/// Where the mountpoint is: what a lower that comes later must know of it.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    /// The directories around it, from the innermost.
+    dirs: Vec<Identity>,
+    /// Its name in the innermost.
+    name: OsString,
+}
+
+impl Around {
+    /// Of a mountpoint.
+    pub(super) fn of(mountpoint: &Mountpoint) -> Result<Self, MountError> {
+        let dirs = place::ancestors(&mountpoint.dir)
+            .map_err(|errno| MountError::MountpointUnreadable { path: mountpoint.path.clone(), errno })?;
+        Ok(Self { dirs, name: mountpoint.path.file_name().unwrap_or_default().to_owned() })
+    }
+}
+
+/// A directory that is to come into a live stack, open.
+#[derive(Debug)]
+pub(super) struct Added {
+    pub(super) root: BranchRoot,
+    /// What of the union's own lies in it.
+    pub(super) hidden: Hidden,
+    /// What its own mount forbids.
+    pub(super) forbidden: MountFlags,
+    /// Its device number and inode number.
+    pub(super) identity: InodeId,
+}
+
+/// Opens and checks a directory that is to come into the stack of a union as a lower, beside the lowers that are kept.
+pub(super) fn open_added(
+    path: &Path,
+    union: &Union,
+    kept: &[BranchId],
+    around: &Around,
+) -> Result<Added, MountError> {
+    let added = Opened::new(Role::Lower, path)?;
+    let failed = |errno| MountError::Directory { dir: added.dir(), call: "open ..", errno };
+    let above = place::ancestors(&added.fd).map_err(failed)?;
+    let mut hidden = Hidden::default();
+    for (role, other, path) in union.roots() {
+        if role == RootRole::Lower && !kept.contains(&other.branch()) {
+            continue;
+        }
+        let role = match role {
+            RootRole::Upper => Role::Upper,
+            RootRole::Lower => Role::Lower,
+            RootRole::Work => Role::Work,
+        };
+        let dir = || Dir { role, path: path.to_owned() };
+        let failed = |call| move |errno| MountError::Directory { dir: dir(), call, errno };
+        let identity = Place::of(other).map_err(failed("statx"))?.identity;
+        if identity == added.place.identity {
+            return Err(MountError::Same(added.dir(), dir()));
+        }
+        if above.contains(&identity) {
+            return Err(MountError::Nested { inner: added.dir(), outer: dir() });
+        }
+        if place::ancestors(other).map_err(failed("open .."))?.contains(&added.place.identity) {
+            if role == Role::Lower {
+                return Err(MountError::Nested { inner: dir(), outer: added.dir() });
+            }
+            hidden.dirs.push(identity.inode_id());
+        }
+    }
+    if around.dirs.contains(&added.place.identity)
+        && let Some(parent) = around.dirs.first()
+    {
+        hidden.mountpoint = Some((parent.inode_id(), around.name.clone()));
+    }
+    let mut forbidden = added.forbidden()?;
+    if exposure::matters() {
+        forbidden |= unsafe_for_root(None, std::slice::from_ref(&added))?;
+    }
+    let identity = added.place.identity.inode_id();
+    Ok(Added { root: added.into_root(), hidden, forbidden, identity })
+}
+
+/// Of directories that come into a stack in one change, none is inside another.
+pub(super) fn distinct_lowers(lowers: Vec<NewLower>) -> Result<Vec<NewLower>, MountError> {
+    let mut added: Vec<(Identity, Vec<Identity>, &Path)> = Vec::new();
+    for lower in &lowers {
+        let NewLower::Added(BranchRoot { path, fd }, _) = lower else { continue };
+        let dir = |path: &Path| Dir { role: Role::Lower, path: path.to_owned() };
+        let failed = |call| move |errno| MountError::Directory { dir: dir(path), call, errno };
+        let identity = Place::of(fd).map_err(failed("statx"))?.identity;
+        let above = place::ancestors(fd).map_err(failed("open .."))?;
+        for (other, around, at) in &added {
+            if *other == identity {
+                return Err(MountError::Same(dir(at), dir(path)));
+            }
+            if above.contains(other) {
+                return Err(MountError::Nested { inner: dir(path), outer: dir(at) });
+            }
+            if around.contains(&identity) {
+                return Err(MountError::Nested { inner: dir(at), outer: dir(path) });
+            }
+        }
+        added.push((identity, above, path));
+    }
+    Ok(lowers)
+}
+
+/// Opens a directory as the kernel resolves its path.
+pub(super) fn open_dir(path: &Path, role: Role) -> Result<OwnedFd, MountError> {
+    Opened::new(role, path).map(|opened| opened.fd)
 }
 
 /// One directory of the stack.

@@ -123,6 +123,27 @@ pub enum MountError {
         errno: Errno,
     },
 
+    /// The daemon is of a version that cannot do it.
+    #[error("the plyfs on {} was mounted by a version that cannot change its stack: unmount it, and mount it anew", shown(.0))]
+    CannotChange(PathBuf),
+    /// Not allowed, for instance.
+    #[error(
+        "{}: the stack is not changed: {errno}; only who has mounted, and root, may change it",
+        shown(path)
+    )]
+    ChangeFailed {
+        /// The mountpoint.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// More than one request has room for.
+    #[error("so many changes at once do not fit into one request (16 KiB): make them one after the other")]
+    TooManyChanges,
+    /// The daemon says why.
+    #[error("the stack is not changed: {0}")]
+    StackStays(String),
+
     /// The mountpoint is not there.
     #[error("mountpoint {} does not exist: create it with `mkdir`", shown(.0))]
     NoMountpoint(PathBuf),
@@ -305,7 +326,7 @@ impl MountError {
     /// The exit code that tells a script what kind of failure this is.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Options(_) => Exit::CommandLine,
+            Self::Options(_) | Self::TooManyChanges => Exit::CommandLine,
             Self::Missing(_)
             | Self::NotADirectory(_)
             | Self::Unreadable { .. }
@@ -332,6 +353,8 @@ impl MountError {
                 | Error::NewerWorkdir(_)
                 | Error::VolatileCrash,
             )
+            | Self::CannotChange(_)
+            | Self::StackStays(_)
             | Self::NotMounted(_) => Exit::Setup,
             Self::InUse { .. } | Self::Busy(_) => Exit::InUse,
             Self::NoSymFollow
@@ -348,6 +371,7 @@ impl MountError {
             | Self::Session(_)
             | Self::Process { .. }
             | Self::DaemonKilled(_)
+            | Self::ChangeFailed { .. }
             | Self::CannotUnmount { .. }
             | Self::Unfinished(_)
             | Self::Silent { .. }

@@ -5,12 +5,15 @@
 
 mod background;
 mod branches;
+mod change;
 mod device;
 mod error;
+mod exchange;
 mod exposure;
 mod helper;
 mod inherited;
 mod inspect;
+mod live;
 mod lock;
 mod memory;
 mod mountinfo;
@@ -34,6 +37,7 @@ use std::sync::Arc;
 use log::{debug, info, warn};
 use rustix::process::{Resource, Rlimit};
 
+pub use change::change;
 pub use error::{Dir, MountError, Role};
 pub use inspect::{Inside, branches, find, messages, status as ask_status, sync};
 pub use question::answer_if_sent;
@@ -42,12 +46,14 @@ pub use unmount::umount;
 use crate::branch::{Believed, BranchRoots, Limits};
 use crate::control;
 use crate::exit::Exit;
-use crate::fuse::{Adapter, Timeouts, View};
+use crate::fuse::{Adapter, Kernel, Timeouts, View};
 use crate::options::{MountOptions, Warning};
 use crate::shown::shown;
-use crate::union::{Union, UnionOptions};
+use crate::union::{LiveUnion, Union, UnionOptions};
+use branches::Around;
 use device::{Before, Wanted};
 use inherited::Inherited;
+use live::Live;
 use lock::WorkLock;
 use mountpoint::Mountpoint;
 use session::{End, Events};
@@ -140,7 +146,7 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     privileges::bound();
     let events = Events::listen()?;
     let union = match Union::open(stack.roots, union_options) {
-        Ok(union) => Arc::new(union),
+        Ok(union) => Arc::new(LiveUnion::new(union)),
         Err(error) => {
             stack.lock.into_iter().for_each(WorkLock::withdraw);
             return Err(error.into());
@@ -148,6 +154,7 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     };
 
     let name = target::name(&target);
+    let around = target.mountpoint().map(Around::of).transpose()?.unwrap_or_default();
     let (device, mounted) = match target {
         Target::Session(device) => (device, None),
         // The mountpoint, held open, would keep the filesystem around it in use after a lazy unmount.
@@ -162,7 +169,11 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     // From here on every way out drops `mounted`, which detaches the mount.
     let status = status(options, work.as_deref());
     let view = View { ids, timeouts, static_nlink: options.static_nlink, status };
-    let adapter = Adapter::new(Arc::clone(&union), view, options.threads, options.follows_callers);
+    let kernel = device.try_clone().map_err(|error| MountError::Process { what: "/dev/fuse", error })?;
+    let flags = (wanted.flags, options.decided);
+    let live = Arc::new(Live::new(Arc::clone(&union), Kernel::new(kernel), around, flags));
+    let adapter =
+        Adapter::new(Arc::clone(&union), view, Arc::new(live), options.threads, options.follows_callers);
     if let Err(error) = events.start(adapter, device, options.threads) {
         close(&union);
         return Err(error);
@@ -213,8 +224,8 @@ fn mount_on(
 
 /// The mount is over, and the branches are as they should be: what cannot be tidied up now the next mount
 /// tidies up.
-fn close(union: &Union) {
-    if let Err(error) = union.close() {
+fn close(union: &LiveUnion) {
+    if let Err(error) = union.get().close() {
         warn!("the workdir is left as it is: {error}");
     }
 }

@@ -4,8 +4,10 @@
 //! the request not even SIGKILL ends that. So a process of its own asks, with the mount's root as its stdin, and
 //! whoever started it waits only for so long.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -14,10 +16,14 @@ use log::debug;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use super::exchange::exchange;
+
 /// Names the process that wants to know, to the one that asks. Inherited by anybody else it means nothing.
 const FOR: &str = "PLYFS_QUESTION_FOR";
 /// What to ask.
 const ATTRIBUTE: &str = "PLYFS_QUESTION";
+/// Or how to change the stack.
+const CHANGES: &str = "PLYFS_CHANGES";
 
 /// How long a process that was killed may take to go.
 const GRACE: Duration = Duration::from_millis(200);
@@ -41,10 +47,19 @@ impl From<io::Error> for Silence {
 
 /// Asks the mount whose root is `root` for an attribute, and waits at most for as long as `patience`.
 pub(super) fn ask(root: OwnedFd, attribute: &str, patience: Duration) -> Result<Vec<u8>, Silence> {
+    send(root, (ATTRIBUTE, OsStr::new(attribute)), patience)
+}
+
+/// Asks for changes of the stack.
+pub(super) fn change(root: OwnedFd, lines: &[u8], patience: Duration) -> Result<Vec<u8>, Silence> {
+    send(root, (CHANGES, OsStr::from_bytes(lines)), patience)
+}
+
+fn send(root: OwnedFd, (what, text): (&str, &OsStr), patience: Duration) -> Result<Vec<u8>, Silence> {
     let mut child = Command::new("/proc/self/exe")
         .arg0("plyfs")
         .env(FOR, std::process::id().to_string())
-        .env(ATTRIBUTE, attribute)
+        .env(what, text)
         .stdin(Stdio::from(root))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -104,8 +119,12 @@ pub fn answer_if_sent() -> Option<ExitCode> {
     if std::env::var_os(FOR)? != *parent {
         return None;
     }
-    let attribute = std::env::var(ATTRIBUTE).ok()?;
-    let (errno, value) = match read(&attribute) {
+    let answer = match (std::env::var_os(ATTRIBUTE), std::env::var_os(CHANGES)) {
+        (Some(attribute), _) => read(&attribute),
+        (None, Some(lines)) => exchange(ROOT, lines.as_bytes()),
+        (None, None) => return None,
+    };
+    let (errno, value) = match answer {
         Ok(value) => (0, value),
         Err(errno) => (errno.raw_os_error(), Vec::new()),
     };
@@ -115,8 +134,10 @@ pub fn answer_if_sent() -> Option<ExitCode> {
     Some(if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(attribute: &str) -> Result<Vec<u8>, Errno> {
-    let root = "/proc/self/fd/0";
+const ROOT: &str = "/proc/self/fd/0";
+
+fn read(attribute: &OsStr) -> Result<Vec<u8>, Errno> {
+    let root = ROOT;
     let length = rustix::fs::getxattr_query(root, attribute)?;
     // A counter may get a digit more before it is read.
     let mut value = vec![0; length + 256];

@@ -17,6 +17,7 @@ use crate::shown::shown;
 use crate::units::parse_size;
 
 mod accepted;
+mod changes;
 mod escape;
 mod print;
 mod stack;
@@ -222,6 +223,20 @@ pub enum OptionError {
         /// What was given.
         value: String,
     },
+    /// No change of the stack.
+    #[error("{} is no change: write add:INDEX:DIR, prepend:DIR, append:DIR, del:DIR or move:INDEX:DIR", shown(.0))]
+    Change(OsString),
+    /// AUFS could have several writable branches.
+    #[error("{}={access}: a mount keeps its one writable branch; what comes into a live one is =ro", shown(.path))]
+    LiveAccess {
+        /// What was written behind the `=`.
+        access: String,
+        /// The branch.
+        path: PathBuf,
+    },
+    /// Two things, of which one may fail when the other is done.
+    #[error("change the stack and make the mount read-only one after the other")]
+    ChangeAndReadOnly,
     /// A mapping of ids that is none.
     #[error("{option}: {error}")]
     Ids {
@@ -552,6 +567,7 @@ fn id_map(option: &'static str, value: Option<&[u8]>) -> Result<IdMap, OptionErr
 }
 
 pub use accepted::names_of;
+pub use changes::{Wish, parse_changes, parse_remount};
 pub use print::escaped;
 
 #[cfg(test)]

@@ -24,6 +24,12 @@ impl BranchId {
     /// The workdir beside it, which is no branch.
     pub const WORK: Self = Self(u16::MAX);
 
+    /// The one that comes after it, if there can be one.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        self.0.checked_add(1).map(Self).filter(|next| *next != Self::WORK)
+    }
+
     /// Whether this is the writable branch.
     #[must_use]
     pub fn is_upper(self) -> bool {

@@ -59,7 +59,7 @@ impl Union {
     /// # Errors
     /// Those of the branch that has them.
     pub fn getattr(&self, id: NodeId) -> Result<Attr> {
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         self.with_descriptors(|| self.attr(&node))
     }
 
@@ -102,7 +102,7 @@ impl Union {
     /// # Errors
     /// Those of the upper. On an error a file that was in a lower still is.
     pub fn setattr(&self, id: NodeId, changes: &Changes, kill: KillPriv<'_>) -> Result<Attr> {
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         self.writable()?;
         let is_file = node.kind == FileType::RegularFile;
         if changes.size.is_some() && !is_file {
@@ -153,7 +153,7 @@ impl Union {
     /// # Errors
     /// ENOTTY where the branch has none.
     pub fn flags(&self, id: NodeId) -> Result<IFlags> {
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         self.with_descriptors(|| self.inode(&node)?.flags())
     }
 
@@ -162,7 +162,7 @@ impl Union {
     /// # Errors
     /// EOPNOTSUPP for a directory that nothing could be copied up into any more; those of the upper.
     pub fn set_flags(&self, id: NodeId, flags: IFlags) -> Result<()> {
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         self.writable()?;
         let closes = flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND);
         if closes && node.kind == FileType::Directory {
@@ -181,7 +181,7 @@ impl Union {
     /// # Errors
     /// Those of readlinkat(2).
     pub fn readlink(&self, id: NodeId) -> Result<OsString> {
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         self.with_descriptors(|| self.inode(&node)?.read_link())
     }
 }

@@ -25,7 +25,7 @@ impl Union {
     /// Whether a change of the inode copies much first, or waits for somebody who does.
     #[must_use]
     pub fn is_long_change(&self, id: NodeId) -> bool {
-        let Ok(node) = self.table.get(id) else { return false };
+        let Ok(node) = self.node(id) else { return false };
         if node.kind != FileType::RegularFile || node.is_in_upper() {
             return false;
         }
@@ -38,7 +38,7 @@ impl Union {
         if changes.size != Some(0) {
             return self.is_long_change(id);
         }
-        self.table.get(id).is_ok_and(|node| !node.is_in_upper() && node.is_locked())
+        self.node(id).is_ok_and(|node| !node.is_in_upper() && node.is_locked())
     }
 
     /// Whether moving an entry copies much first, or waits for somebody who does. What has the new name is copied if
@@ -52,11 +52,11 @@ impl Union {
     /// Whether syncing the inode waits for a disk.
     #[must_use]
     pub fn is_long_sync(&self, id: NodeId) -> bool {
-        !self.options.volatile && self.table.get(id).is_ok_and(|node| node.is_in_upper())
+        !self.options.volatile && self.node(id).is_ok_and(|node| node.is_in_upper())
     }
 
     fn copies_much(&self, parent: NodeId, name: &OsStr) -> Result<bool> {
-        let parent = self.table.get(parent)?;
+        let parent = self.node(parent)?;
         let parts = self.open_parts(&parent)?;
         Ok(match self.stack.see(&parts, &Name::new(name)?)? {
             Seen::Leaf { branch, stat } => !branch.is_upper() && is_much(&stat),

@@ -130,7 +130,7 @@ impl Union {
     /// last name.
     pub fn link(&self, id: NodeId, parent: NodeId, name: &OsStr) -> Result<Looked> {
         self.with_descriptors(|| {
-            let node = self.table.get(id)?;
+            let node = self.node(id)?;
             let target = self.entry_ref(parent, name)?;
             let inode = || self.upper_inode(&node)?.ok_or(Error::Stale(id.0));
             let locked = match node.entry() {

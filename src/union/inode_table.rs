@@ -24,6 +24,8 @@ use crate::rules::name::Name;
 #[derive(Debug, Default)]
 pub struct InodeTable {
     inner: Mutex<Inner>,
+    /// How often the stack has changed: what was found in an older one may not be true any more.
+    generation: u32,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +97,43 @@ impl InodeTable {
         self.len() == 0
     }
 
+    /// How often the stack has changed.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The stack has changed: every node is to be looked at again when it is met.
+    pub(super) fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Whether a node was found in an older stack than that of now.
+    pub(super) fn is_outdated(&self, node: &Node) -> bool {
+        self.generation > 0 && node.state().generation != self.generation
+    }
+
+    /// Lets a node that was found in an older stack be what has its name now, if it is the same. The caller has its
+    /// directory locked.
+    pub(super) fn outlasts(&self, node: &Arc<Node>, found: &FoundInode) -> bool {
+        let same = is_same_in_another_stack(node, found);
+        if same {
+            self.settle(node, found.state.body.clone(), found.state.real);
+        }
+        same
+    }
+
+    /// A node is true of this stack.
+    fn settle(&self, node: &Node, body: Body, real: RealId) {
+        let mut state = node.state();
+        (state.body, state.real, state.generation) = (body, real, self.generation);
+    }
+
+    /// A node is true of this stack as it is.
+    pub(super) fn keep(&self, node: &Node) {
+        node.state().generation = self.generation;
+    }
+
     /// Puts the root in.
     pub fn insert_root(&self, root: Arc<Node>) {
         self.inner.lock().insert(root);
@@ -114,6 +153,15 @@ impl InodeTable {
         self.inner.lock().numbered(id).map(Arc::clone)
     }
 
+    /// What `of` says of all nodes that are chosen.
+    pub(super) fn filter<T>(
+        &self,
+        is_chosen: impl Fn(&Arc<Node>) -> bool,
+        of: impl Fn(&Arc<Node>) -> T,
+    ) -> Vec<T> {
+        self.inner.lock().nodes.iter().filter(|node| is_chosen(node)).map(of).collect()
+    }
+
     /// The node that was last found under a name, if the kernel knows it.
     #[must_use]
     pub fn find_name(&self, dir: &Arc<Node>, name: &Name) -> Option<Arc<Node>> {
@@ -126,33 +174,25 @@ impl InodeTable {
     /// reported.
     pub fn intern(&self, found: FoundInode, lookup: Lookup, taken: NumberTaken) -> Option<Arc<Node>> {
         let inner = &mut *self.inner.lock();
-        let FoundInode { number, kind, state, lower, renumbers, hard_linked } = found;
-        let real = state.real;
-        let named = match &state.place {
+        let FoundInode { number, kind, renumbers, hard_linked, .. } = found;
+        let real = found.state.real;
+        let named = match &found.state.place {
             Place::Entry(dir, name) => inner.named(dir, name),
             Place::Root | Place::Gone(..) => None,
         };
         let same = |node: &Node| {
-            let known = node.state();
-            let has_name = renumbers
-                && node.kind == kind
-                && known.real.birth == real.birth
-                && known.body.is_in_upper() == state.body.is_in_upper();
-            drop(known);
-            has_name || node.is_inode(kind, real, lower)
-        };
-        // A merged directory is known by its lower part: the one in the upper may have been exchanged.
-        let same = |node: &Node| {
-            let is_upper_same = kind != FileType::Directory
-                || renumbers
-                || upper_part(&node.state().body) == upper_part(&state.body);
-            is_upper_same && same(node)
+            if self.is_outdated(node) {
+                is_same_in_another_stack(node, &found)
+            } else {
+                is_same(node, &found)
+            }
         };
         let known = match named {
             Some(node) if same(&node) => Some(node),
             named => {
                 // What had the name has it no more.
-                if let (Some(node), Place::Entry(dir, name), Lookup::Counted) = (named, &state.place, lookup)
+                if let (Some(node), Place::Entry(dir, name), Lookup::Counted) =
+                    (named, &found.state.place, lookup)
                 {
                     inner.lose(&node, dir, name);
                 }
@@ -161,19 +201,22 @@ impl InodeTable {
                 numbered.filter(|node| (!renumbers || hard_linked) && same(node))
             }
         };
+        let FoundInode { mut state, .. } = found;
+        state.generation = self.generation;
         if let Some(node) = known {
             if lookup == Lookup::Counted {
                 node.count_lookup();
             }
-            if lookup == Lookup::Counted || node.is_gone() {
+            let outdated = self.is_outdated(&node);
+            if lookup == Lookup::Counted || node.is_gone() || (outdated && same_place(&node, &state.place)) {
                 inner.gain(&node, state.place);
                 let mut known = node.state();
                 // The parts of a directory that is known are known better, unless nobody could look into it. A file
                 // is where its name leads.
-                if kind != FileType::Directory || known.body.is_closed() {
+                if kind != FileType::Directory || known.body.is_closed() || outdated {
                     known.body = state.body;
                 }
-                known.real = real;
+                (known.real, known.generation) = (real, self.generation);
             }
             return Some(node);
         }
@@ -187,7 +230,12 @@ impl InodeTable {
         };
         let node = match inner.orphan(id, kind, &state, renumbers) {
             Some(orphan) => {
-                orphan.state().place = state.place;
+                let mut known = orphan.state();
+                if known.generation != self.generation {
+                    (known.body, known.real) = (state.body, real);
+                }
+                (known.place, known.generation) = (state.place, self.generation);
+                drop(known);
                 orphan
             }
             None => Node::detached(id, kind, state),
@@ -329,7 +377,9 @@ impl Inner {
         }
         let is_found = |orphan: &Arc<Node>| {
             let known = orphan.state();
-            known.real == found.real && upper_part(&known.body) == upper_part(&found.body)
+            known.real == found.real
+                && (known.generation != found.generation
+                    || upper_part(&known.body) == upper_part(&found.body))
         };
         if let Some(orphan) = self.orphans.get(&id).and_then(Weak::upgrade).filter(is_found) {
             return Some(orphan);
@@ -352,6 +402,39 @@ impl Inner {
         }
         alias
     }
+}
+
+/// Whether a node is the inode that was found.
+fn is_same(node: &Node, found: &FoundInode) -> bool {
+    let FoundInode { kind, state, lower, renumbers, .. } = found;
+    let known = node.state();
+    // A merged directory is known by its lower part: the one in the upper may have been exchanged.
+    let is_upper_same =
+        *kind != FileType::Directory || *renumbers || upper_part(&known.body) == upper_part(&state.body);
+    let has_name = *renumbers
+        && node.kind == *kind
+        && known.real.birth == state.real.birth
+        && known.body.is_in_upper() == state.body.is_in_upper();
+    drop(known);
+    is_upper_same && (has_name || node.is_inode(*kind, state.real, *lower))
+}
+
+/// Whether a node that was known in another stack is what was found in this one: a file is its inode, a directory is the
+/// same if one of its parts is.
+fn is_same_in_another_stack(node: &Node, found: &FoundInode) -> bool {
+    let FoundInode { kind, state, lower, renumbers, .. } = found;
+    let known = node.state();
+    let is_part = |real: RealId, other: RealId| real == other || (*renumbers && real.birth == other.birth);
+    match (&known.body, &state.body) {
+        (Body::Dir(known), Body::Dir(found)) => {
+            known.iter().any(|part| found.iter().any(|other| is_part(part.real, other.real)))
+        }
+        _ => node.kind == *kind && (is_part(known.real, state.real) || Some(known.real) == *lower),
+    }
+}
+
+fn same_place(node: &Node, place: &Place) -> bool {
+    matches!(place, Place::Entry(dir, name) if node.state().place.is(dir, name))
 }
 
 /// What a directory is in the upper.

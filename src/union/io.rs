@@ -34,7 +34,7 @@ impl Union {
     /// # Errors
     /// Those of pread(2).
     pub fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.reader(&self.table.get(id)?)?.read_at(offset, buffer)
+        self.reader(&self.node(id)?)?.read_at(offset, buffer)
     }
 
     /// Writes all of `data`, to the upper.
@@ -42,7 +42,7 @@ impl Union {
     /// # Errors
     /// Those of the copy-up, if it takes one, and of pwrite(2).
     pub fn write(&self, id: NodeId, offset: u64, data: &[u8], kill: KillPriv<'_>) -> Result<Written> {
-        let file = self.writer(&self.table.get(id)?)?;
+        let file = self.writer(&self.node(id)?)?;
         stripping(&file, kill, |file| file.write_at(offset, data))
     }
 
@@ -51,7 +51,7 @@ impl Union {
     /// # Errors
     /// Those of fsync(2).
     pub fn fsync(&self, id: NodeId, data_only: bool) -> Result<()> {
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         if self.options.volatile || !node.is_in_upper() || self.writable().is_err() {
             return Ok(());
         }
@@ -94,7 +94,7 @@ impl Union {
     /// # Errors
     /// Those of fsync(2).
     pub fn fsync_dir(&self, id: NodeId) -> Result<()> {
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         let no_need = self.options.volatile || !node.is_in_upper() || node.is_gone();
         if no_need || self.writable().is_err() {
             return Ok(());
@@ -119,7 +119,7 @@ impl Union {
         kill: KillPriv<'_>,
     ) -> Result<Written> {
         let mode = FallocateFlags::from_bits(mode).ok_or(Error::NotSupported)?;
-        let file = self.writer(&self.table.get(id)?)?;
+        let file = self.writer(&self.node(id)?)?;
         stripping(&file, kill, |file| file.allocate(mode, offset, length).map(|()| 0))
     }
 
@@ -128,7 +128,7 @@ impl Union {
     /// # Errors
     /// Those of lseek(2): ENXIO beyond the end.
     pub fn seek(&self, id: NodeId, to: SeekFrom) -> Result<u64> {
-        self.reader(&self.table.get(id)?)?.seek(to)
+        self.reader(&self.node(id)?)?.seek(to)
     }
 
     /// Copies a range from one file to another, within the kernel if the disk can.
@@ -143,8 +143,8 @@ impl Union {
         kill: KillPriv<'_>,
     ) -> Result<Written> {
         // The source is opened last: it may be the file that the writer has just brought up.
-        let out = self.writer(&self.table.get(to.0)?)?;
-        let source = self.reader(&self.table.get(from.0)?)?;
+        let out = self.writer(&self.node(to.0)?)?;
+        let source = self.reader(&self.node(from.0)?)?;
         stripping(&out, kill, |file| match file.copy_range(&source, from.1, to.1, length) {
             Ok(copied) => Ok(copied),
             Err(Errno::XDEV) => Err(Error::NotSupported),

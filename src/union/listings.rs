@@ -73,6 +73,13 @@ impl ListingCache {
         inner.bytes += more;
     }
 
+    /// All of them may have changed.
+    pub(super) fn clear(&self) {
+        let inner = &mut *self.0.lock();
+        inner.listings.clear();
+        inner.bytes = 0;
+    }
+
     /// The directory has changed, or nobody needs its listing any more.
     pub(super) fn forget(&self, id: NodeId) {
         let inner = &mut *self.0.lock();

@@ -74,7 +74,7 @@ impl Union {
     /// EINVAL for a name that begins with `.wh.`, EROFS without an upper.
     pub(super) fn entry_ref(&self, dir: NodeId, name: &OsStr) -> Result<EntryRef> {
         self.writable()?;
-        Ok(EntryRef { dir: self.table.get(dir)?, name: Name::new(name)?, meant: None })
+        Ok(EntryRef { dir: self.node(dir)?, name: Name::new(name)?, meant: None })
     }
 
     /// Locks the names of an operation and plans it by `decide`; does what a plan begins with that changes nothing

@@ -28,8 +28,8 @@ pub struct Looked {
 }
 
 /// A node as the disk shows it, before the table is asked who it is.
-struct Sketch {
-    found: FoundInode,
+pub(super) struct Sketch {
+    pub(super) found: FoundInode,
     stat: Stat,
     links: u32,
     name_is_stable: bool,
@@ -48,7 +48,7 @@ impl Union {
             Err(bad) => return Err(bad.into()),
         };
         self.with_descriptors(|| {
-            let parent = self.table.get(parent)?;
+            let parent = self.node(parent)?;
             if parent.is_gone() {
                 return Ok(None);
             }
@@ -116,7 +116,7 @@ impl Union {
         Some((node, Looked { attr, name_is_stable }))
     }
 
-    fn sketch(
+    pub(super) fn sketch(
         &self,
         parent: &Arc<Node>,
         parts: &[OpenPart],

@@ -28,6 +28,7 @@ mod index;
 pub mod inode_table;
 mod io;
 mod listings;
+mod live;
 mod locked;
 mod lookup;
 mod names;
@@ -49,6 +50,7 @@ pub use attr::{Attr, Changes, SetTime};
 pub use create::NewNode;
 pub use index::NotedCopy;
 pub use io::Written;
+pub use live::{InBranch, LiveUnion, NewLower, Outdated, Prepared, RootRole};
 pub use lookup::Looked;
 pub use node::NodeId;
 pub use readdir::{DirItem, Found, PlusItem};
@@ -56,6 +58,7 @@ pub use rename::RenameMode;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,10 +67,9 @@ use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
 use crate::branch::{
-    Atime, Believed, BranchRoot, BranchRoots, Copier, Dir, Hidden, Inodes, LastingId, Limits, Overrides,
-    Ownership, Policy, Quota, UpperDir, WorkDir,
+    Atime, Believed, BranchRoots, Copier, Dir, Hidden, Inodes, LastingId, Limits, Overrides, Ownership,
+    Policy, Quota, UpperDir, WorkDir,
 };
-use crate::control;
 use crate::error::{Error, Result};
 use crate::rules::BranchId;
 use crate::rules::name::Name;
@@ -77,10 +79,7 @@ use inode_table::InodeTable;
 use listings::ListingCache;
 use node::{Body, Node, NodeState, Place, RealId};
 use open_files::{DirCache, FileCache};
-use stack::Stack;
-
-/// The kernel's limit for the value of an extended attribute.
-const XATTR_SIZE_MAX: usize = 64 * 1024;
+use stack::{Lower, Stack};
 
 /// How a union behaves, beyond its branches.
 #[derive(Debug, Clone, Default)]
@@ -151,8 +150,8 @@ pub struct Union {
     unlinked: Mutex<HashSet<NodeId>>,
     /// Records in the workdir of nodes that have lost their last name.
     unneeded_records: Mutex<HashMap<NodeId, LastingId>>,
-    /// One `PATH=rw` or `PATH=ro` line a branch, topmost first.
-    labels: Vec<u8>,
+    /// Where the upper is, as users see it.
+    upper_path: Option<PathBuf>,
     copied_up: CopiedUp,
 }
 
@@ -256,29 +255,22 @@ impl Union {
     /// # Errors
     /// What the disk says of a branch's root or of the workdir.
     pub fn open(branches: BranchRoots, options: UnionOptions) -> Result<Self> {
-        let mut labels = Vec::new();
-        let mut label = |root: &BranchRoot, access| {
-            let line = control::branch_line(&root.path, access);
-            // An attribute's value has an end; so many branches are told as fit.
-            if labels.len() + line.len() <= XATTR_SIZE_MAX {
-                labels.extend(line);
-            }
-        };
         let inodes = if options.stable_inodes { Inodes::Stable } else { Inodes::MayChange };
         let mut lowers = Vec::with_capacity(branches.lowers.len());
+        let mut paths = Vec::with_capacity(branches.lowers.len());
         let mut upper = None;
         let mut upper_root = None;
+        let mut upper_path = None;
         let hidden = branches.hidden;
         if let Some(roots) = branches.upper {
-            let access = if roots.writes { control::Access::Writable } else { control::Access::ReadOnly };
-            label(&roots.upper, access);
+            upper_path = Some(roots.upper.path);
             let atime = if options.noatime || !roots.writes { Atime::Kept } else { Atime::AsDisk };
             let root = UpperDir::root(roots.upper.fd, atime, inodes);
             upper_root = Some(root);
             upper = Some((roots.work.map(|work| UpperDir::workdir(work.fd, atime, inodes)), roots.writes));
         }
         for (root, id) in branches.lowers.into_iter().zip(1..) {
-            label(&root, control::Access::ReadOnly);
+            paths.push(root.path);
             lowers.push(Dir::root(root.fd, BranchId(id), Atime::Kept, inodes));
         }
         let lowers = told_apart(lowers)?;
@@ -289,7 +281,12 @@ impl Union {
         };
         let with_policy = |lower| lower_policy(&lower, &hidden, &options).map(|policy| lower.under(policy));
         let lowers = lowers.into_iter().map(with_policy).collect::<Result<Vec<_>>>()?;
-        let (stack, parts) = Stack::new(upper_root, lowers.clone(), options.overlay_upper)?;
+        let named = lowers.iter().cloned().zip(paths).map(|(root, path)| Lower { root, path });
+        let stack = Stack::new(upper_root, named.collect(), options.overlay_upper)?;
+        let parts = stack.root_parts();
+        if parts.is_empty() {
+            return Err(Error::Bug("a union without branches"));
+        }
         let union = Self {
             stack,
             upper,
@@ -302,10 +299,10 @@ impl Union {
             unsynced: Mutex::default(),
             unlinked: Mutex::default(),
             unneeded_records: Mutex::default(),
-            labels,
+            upper_path,
             copied_up: CopiedUp::default(),
         };
-        let state = NodeState::found(Place::Root, Body::Dir(parts.into_iter().collect()), RealId::NONE);
+        let state = NodeState::found(Place::Root, Body::Dir(parts), RealId::NONE);
         union.table.insert_root(Node::detached(NodeId::ROOT, FileType::Directory, state));
         union.drop_unreachable(&lowers);
         Ok(union)

@@ -192,7 +192,7 @@ impl Union {
     /// A name of the node is another one from now on. What was removed from a directory before is where it was.
     pub(super) fn move_name(&self, node: &Arc<Node>, from: &EntryRef, to: &EntryRef) {
         if node.kind == FileType::Directory {
-            node.state().keep_lower_place();
+            node.state().keep_lower_place(self.stack.youngest);
         }
         let to = Place::Entry(Arc::clone(&to.dir), to.name.clone());
         self.table.rename(node, (&from.dir, &from.name), to);

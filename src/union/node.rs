@@ -29,7 +29,9 @@ impl NodeId {
 }
 
 /// An inode on disk: two that were there one after the other under one number are told apart.
+// Packed: every node has one, and a node is to fit into 128 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(Rust, packed(2))]
 pub struct RealId {
     /// The filesystem, as `Xino` counts them: 0 is the first branch's.
     pub filesystem: u16,
@@ -81,15 +83,26 @@ pub struct NodeState {
     pub body: Body,
     /// The real inode that gives it its number.
     pub real: RealId,
+    /// The stack that place and body are true of, see [`super::live`].
+    pub generation: u32,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Rare {
     /// Another of its names, if more than one was looked up.
     other: Option<OtherName>,
-    /// Where its lower object is, if that is not where its place says: a directory that was renamed. What was
-    /// removed from it before still has its data there.
-    lower: Option<(Arc<Node>, Name)>,
+    /// Where its lower objects are, if that is not where its place says: a directory that was renamed. What was
+    /// removed from it before still has its data there. In the order in which it was moved.
+    lower: Vec<LowerPlace>,
+}
+
+/// Where a directory is in the lowers that were there when it was moved.
+#[derive(Clone, Debug)]
+struct LowerPlace {
+    /// The youngest of those lowers.
+    youngest: BranchId,
+    dir: Arc<Node>,
+    name: Name,
 }
 
 /// Another name, and the body that the node had under it: of two names of one lower file, each may be in a branch of
@@ -117,10 +130,10 @@ pub enum Place {
 impl Drop for Node {
     /// Lets go of the way to the root one by one: a tree may be deeper than the stack.
     fn drop(&mut self) {
-        let mut above: Vec<_> = self.state.get_mut().take_parents().into_iter().flatten().collect();
+        let mut above: Vec<_> = self.state.get_mut().take_parents().collect();
         while let Some(node) = above.pop() {
             if let Some(mut node) = Arc::into_inner(node) {
-                above.extend(node.state.get_mut().take_parents().into_iter().flatten());
+                above.extend(node.state.get_mut().take_parents());
             }
         }
     }
@@ -130,7 +143,7 @@ impl NodeState {
     /// That of a node which was just found.
     #[must_use]
     pub fn found(place: Place, body: Body, real: RealId) -> Self {
-        Self { place, rare: None, body, real }
+        Self { place, rare: None, body, real, generation: 0 }
     }
 
     /// Learns of a name, and of the real inode under it.
@@ -173,19 +186,25 @@ impl NodeState {
         }
     }
 
-    /// Where its lower object is: in the lower object of that directory, under that name.
+    /// Where its object in a lower is: in that lower's object of that directory, under that name.
     #[must_use]
-    pub fn lower_place(&self) -> Option<(&Arc<Node>, &Name)> {
-        match (self.rare.as_ref().and_then(|rare| rare.lower.as_ref()), &self.place) {
-            (Some((dir, name)), _) => Some((dir, name)),
-            (None, place) => place.last(),
+    pub fn lower_place(&self, branch: BranchId) -> Option<(&Arc<Node>, &Name)> {
+        let moved = self.rare.iter().flat_map(|rare| &rare.lower).find(|moved| branch <= moved.youngest);
+        match moved {
+            Some(LowerPlace { dir, name, .. }) => Some((dir, name)),
+            None => self.place.last(),
         }
     }
 
-    /// Its lower object stays where it is, wherever the node goes.
-    pub(super) fn keep_lower_place(&mut self) {
-        let lower = self.lower_place().map(|(dir, name)| (Arc::clone(dir), name.clone()));
-        self.rare.get_or_insert_default().lower = lower;
+    /// Its objects in the lowers, of which `youngest` came last, stay where they are, wherever the node goes.
+    pub(super) fn keep_lower_place(&mut self, youngest: BranchId) {
+        let Some((dir, name)) = self.place.last().map(|(dir, name)| (Arc::clone(dir), name.clone())) else {
+            return;
+        };
+        let lower = &mut self.rare.get_or_insert_default().lower;
+        if lower.last().is_none_or(|last| last.youngest < youngest) {
+            lower.push(LowerPlace { youngest, dir, name });
+        }
     }
 
     /// It has been copied up: names that did not follow lead to another node.
@@ -209,9 +228,16 @@ impl NodeState {
     }
 
     /// All nodes that it holds.
-    fn take_parents(&mut self) -> [Option<Arc<Node>>; 3] {
+    fn take_parents(&mut self) -> impl Iterator<Item = Arc<Node>> + use<> {
         let rare = self.rare.take().map(|rare| *rare).unwrap_or_default();
-        [self.place.take_parent(), rare.other.map(|other| other.dir), rare.lower.map(|(dir, _)| dir)]
+        let lower = rare.lower.into_iter().map(|moved| moved.dir);
+        self.place.take_parent().into_iter().chain(rare.other.map(|other| other.dir)).chain(lower)
+    }
+
+    /// The directories that it has names in.
+    pub(super) fn named_in(&self) -> impl Iterator<Item = &Arc<Node>> {
+        let last = self.place.last().map(|(dir, _)| dir);
+        last.into_iter().chain(self.other().map(|other| &other.dir))
     }
 }
 

@@ -60,6 +60,15 @@ impl DirCache {
         }
     }
 
+    /// Closes the directories of branches that are in the stack no more.
+    pub(super) fn forget_branches(&self, gone: &[BranchId]) {
+        let mut lowers = self.lowers.lock();
+        let theirs = lowers.iter().map(|(key, _)| *key).filter(|(_, branch)| gone.contains(branch));
+        for key in theirs.collect::<Vec<_>>() {
+            lowers.pop(&key);
+        }
+    }
+
     pub(super) fn clear(&self) {
         self.lowers.lock().clear();
         self.uppers.lock().clear();

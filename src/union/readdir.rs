@@ -71,7 +71,7 @@ impl Union {
         cookie: u64,
         mut take: impl FnMut(DirItem<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let dir = self.table.get(id)?;
+        let dir = self.node(id)?;
         for (at, name, id) in dots(&dir) {
             let item = DirItem { id, cookie: at, kind: FileType::Directory, name: name.as_ref() };
             if at > cookie && take(item).is_break() {
@@ -112,7 +112,7 @@ impl Union {
         cookie: u64,
         mut take: impl FnMut(&PlusItem<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let dir = self.table.get(id)?;
+        let dir = self.node(id)?;
         for (at, name, id) in dots(&dir) {
             let item = PlusItem { cookie: at, name: name.as_ref(), found: Found::Dot(id) };
             if at > cookie && take(&item).is_break() {
@@ -206,7 +206,9 @@ impl Union {
 
     /// The number of an entry by what its branch's listing says.
     fn known_id(&self, dir: &Arc<Node>, parts: &[OpenPart], entry: &MergedEntry<Known>) -> NodeId {
-        if let Some(node) = self.table.find_name(dir, &entry.name) {
+        if let Some(node) =
+            self.table.find_name(dir, &entry.name).filter(|node| !self.table.is_outdated(node))
+        {
             return node.id;
         }
         let part = parts.iter().find(|open| open.part.branch == entry.branch);

@@ -61,7 +61,7 @@ impl Union {
                 None if is_root(node) => self.stack.lower(branch).cloned().map(Some),
                 cached => Ok(cached),
             },
-            |state| state.lower_place().map(|(dir, name)| (Arc::clone(dir), name.clone())),
+            |state| state.lower_place(branch).map(|(dir, name)| (Arc::clone(dir), name.clone())),
             |parent, name, child| {
                 let dir = parent.open_dir(name.as_os_str())?;
                 self.check_part(child, branch, &dir.stat_self()?)?;
@@ -235,7 +235,7 @@ impl Union {
         let (dir, branch) = {
             let state = node.state();
             let Body::Leaf(branch) = state.body else { return Ok(None) };
-            let place = if branch.is_upper() { state.place.last() } else { state.lower_place() };
+            let place = if branch.is_upper() { state.place.last() } else { state.lower_place(branch) };
             let (dir, _) = place.ok_or(Error::Bug("a file without a directory"))?;
             (Arc::clone(dir), branch)
         };
@@ -256,7 +256,7 @@ impl Union {
         let way = || {
             let state = node.state();
             let Body::Leaf(branch) = state.body else { return None };
-            let place = if branch.is_upper() { state.place.last() } else { state.lower_place() };
+            let place = if branch.is_upper() { state.place.last() } else { state.lower_place(branch) };
             let (now, name) = place?;
             (branch == parent.branch() && Arc::ptr_eq(now, dir)).then(|| (branch, name.clone(), state.real))
         };

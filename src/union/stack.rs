@@ -2,7 +2,9 @@
 //!
 //! The stack looks only; it knows no nodes.
 
-use super::node::{DirPart, RealId};
+use std::path::{Path, PathBuf};
+
+use super::node::{DirPart, DirParts, RealId};
 use super::xino::Xino;
 use crate::branch::{Dir, Stat, UpperDir};
 use crate::error::{Error, Result};
@@ -17,18 +19,48 @@ use crate::rules::resolve::{EntryStack, Resolution, Resolver};
 pub(super) struct Stack {
     /// The root of the upper, if there is one, whether it may be written or not.
     pub(super) upper: Option<UpperDir>,
+    /// From the top down.
     lowers: Vec<Branch>,
+    /// Lowers that are in the stack no more, and may still have files that are open.
+    retired: Vec<Branch>,
     /// The upper's.
-    upper_traits: Traits,
+    upper_top: Top,
+    /// The lower that came last.
+    pub(super) youngest: BranchId,
     /// Tells inodes apart.
     pub(super) xino: Xino,
 }
 
 #[derive(Debug)]
 struct Branch {
-    id: BranchId,
     root: Dir,
+    /// As users see it.
+    path: PathBuf,
+    top: Top,
+}
+
+impl Branch {
+    fn id(&self) -> BranchId {
+        self.root.branch()
+    }
+}
+
+/// What a branch's root says.
+#[derive(Clone, Copy, Debug, Default)]
+struct Top {
     traits: Traits,
+    /// It is a part of the union's root; None without a branch.
+    part: Option<DirPart>,
+    /// It hides all branches below.
+    opaque: bool,
+}
+
+/// A lower that is or comes to be in the stack.
+#[derive(Debug)]
+pub(super) struct Lower {
+    pub(super) root: Dir,
+    /// As users see it.
+    pub(super) path: PathBuf,
 }
 
 /// What holds for all of a branch.
@@ -79,43 +111,78 @@ impl Seen {
 type Words = Vec<(BranchId, Word)>;
 
 impl Stack {
-    /// Takes the branches over, from the topmost down, and looks at their roots: an opaque marker there hides all
-    /// branches below.
+    /// Takes the branches over, from the topmost down, and looks at their roots.
     ///
     /// # Errors
-    /// What the disk says of a branch's root; [`Error::Bug`] without a branch.
-    pub(super) fn new(
-        upper: Option<UpperDir>,
-        lowers: Vec<Dir>,
-        overlay_upper: bool,
-    ) -> Result<(Self, Vec<DirPart>)> {
+    /// What the disk says of a branch's root.
+    pub(super) fn new(upper: Option<UpperDir>, lowers: Vec<Lower>, overlay_upper: bool) -> Result<Self> {
         let xino = Xino::default();
-        let mut parts = Vec::new();
+        let upper_top = match &upper {
+            Some(upper) => Top::of(upper, overlay_upper, &xino)?,
+            None => Top::default(),
+        };
+        let (lowers_by, youngest) = (Vec::with_capacity(lowers.len()), BranchId::UPPER);
+        let mut stack = Self { upper, lowers: lowers_by, retired: Vec::new(), upper_top, youngest, xino };
+        let lowers = lowers.into_iter().map(|lower| stack.look_at(lower)).collect::<Result<_>>()?;
+        stack.set_lowers(lowers);
+        Ok(stack)
+    }
+
+    /// Looks at a lower that comes into the stack.
+    fn look_at(&self, lower: Lower) -> Result<Branch> {
+        let Lower { root, path } = lower;
+        let top = Top::of(&root, true, &self.xino)?;
+        Ok(Branch { root, path, top })
+    }
+
+    fn set_lowers(&mut self, lowers: Vec<Branch>) -> Vec<Branch> {
+        self.youngest = lowers.iter().map(Branch::id).fold(self.youngest, BranchId::max);
+        std::mem::replace(&mut self.lowers, lowers)
+    }
+
+    /// Has these lowers from now on, from the top down; says which are in it no more. Those may still have files that
+    /// are open, until [`Self::let_go`].
+    ///
+    /// # Errors
+    /// What the disk says of the root of a lower that was not in it: then nothing has changed.
+    pub(super) fn restack(&mut self, lowers: Vec<Lower>) -> Result<Vec<BranchId>> {
+        let known = |lower: &Lower| {
+            let all = self.lowers.iter().chain(&self.retired);
+            all.filter(|known| known.id() == lower.root.branch()).map(|known| known.top).next()
+        };
+        let look = |lower: Lower| match known(&lower) {
+            Some(top) => Ok(Branch { root: lower.root, path: lower.path, top }),
+            None => self.look_at(lower),
+        };
+        let lowers = lowers.into_iter().map(look).collect::<Result<Vec<_>>>()?;
+        let before = self.set_lowers(lowers);
+        let is_in = |branch: &Branch| self.lowers.iter().any(|other| other.id() == branch.id());
+        let gone: Vec<_> = before.into_iter().filter(|branch| !is_in(branch)).collect();
+        let ids = gone.iter().map(Branch::id).collect();
+        self.retired.extend(gone);
+        Ok(ids)
+    }
+
+    /// Lets go of lowers that are in the stack no more, unless they are still in use.
+    pub(super) fn let_go(&mut self, is_used: impl Fn(BranchId) -> bool) {
+        self.retired.retain(|branch| is_used(branch.id()));
+    }
+
+    /// The lowers that are in the stack no more, and may still have files that are open.
+    pub(super) fn retired(&self) -> impl Iterator<Item = (BranchId, &Path)> {
+        self.retired.iter().map(|branch| (branch.id(), &*branch.path))
+    }
+
+    /// The parts of the union's root: an opaque marker in one hides all branches below.
+    pub(super) fn root_parts(&self) -> DirParts {
         let mut hidden = false;
-        let mut look = |dir: &Dir, devices: bool| -> Result<Traits> {
-            let markers = DirMarkers::of(dir)?;
-            let formats = markers.formats(devices);
-            if !hidden {
-                let real = xino.real(&dir.stat_self()?);
-                parts.push(DirPart { branch: dir.branch(), closed: false, formats, real });
-            }
-            hidden |= markers.opaque;
-            let reads_all_markers = formats.xattr_whiteouts || formats.impure;
-            Ok(Traits { devices, reads_all_markers, renumbers: dir.renumbers()? })
-        };
-        let upper_traits = match &upper {
-            Some(upper) => look(upper, overlay_upper)?,
-            None => Traits::default(),
-        };
-        let mut branches = Vec::with_capacity(lowers.len());
-        for root in lowers {
-            let traits = look(&root, true)?;
-            branches.push(Branch { id: root.branch(), root, traits });
-        }
-        if parts.is_empty() {
-            return Err(Error::Bug("a union without branches"));
-        }
-        Ok((Self { upper, lowers: branches, upper_traits, xino }, parts))
+        let tops = std::iter::once(&self.upper_top).chain(self.lowers.iter().map(|branch| &branch.top));
+        let shown = tops.filter(|top| top.part.is_some()).take_while(|top| {
+            let shows = !hidden;
+            hidden |= top.opaque;
+            shows
+        });
+        shown.filter_map(|top| top.part).collect()
     }
 
     /// The root of a lower.
@@ -123,23 +190,35 @@ impl Stack {
         self.branch(id).map(|branch| &branch.root)
     }
 
-    /// The roots of all lowers.
+    /// The roots of all lowers, from the top down.
     pub(super) fn lowers(&self) -> impl Iterator<Item = &Dir> {
         self.lowers.iter().map(|branch| &branch.root)
     }
 
+    /// The roots of all branches, also of those that are in the stack no more.
+    pub(super) fn all_roots(&self) -> impl Iterator<Item = &Dir> {
+        let lowers = self.lowers.iter().chain(&self.retired).map(|branch| &branch.root);
+        self.upper.as_deref().into_iter().chain(lowers)
+    }
+
+    /// Where all lowers are, from the top down.
+    pub(super) fn lower_paths(&self) -> impl Iterator<Item = (BranchId, &Path)> {
+        self.lowers.iter().map(|branch| (branch.id(), &*branch.path))
+    }
+
     fn branch(&self, id: BranchId) -> Result<&Branch> {
         // So long as no branch has come or gone, its id is its position.
-        let expected = self.lowers.get(usize::from(id.0).wrapping_sub(1)).filter(|branch| branch.id == id);
-        let found = expected.or_else(|| self.lowers.iter().find(|branch| branch.id == id));
+        let expected = self.lowers.get(usize::from(id.0).wrapping_sub(1)).filter(|branch| branch.id() == id);
+        let all = || self.lowers.iter().chain(&self.retired);
+        let found = expected.or_else(|| all().find(|branch| branch.id() == id));
         found.ok_or(Error::Bug("an unknown branch"))
     }
 
     fn traits(&self, id: BranchId) -> Traits {
         if id.is_upper() {
-            return self.upper_traits;
+            return self.upper_top.traits;
         }
-        self.branch(id).map_or_else(|_| Traits::default(), |branch| branch.traits)
+        self.branch(id).map_or_else(|_| Traits::default(), |branch| branch.top.traits)
     }
 
     /// Whether inodes of a branch cannot be told apart by their numbers alone.
@@ -149,7 +228,7 @@ impl Stack {
 
     /// Whether a device 0:0 in the upper is a whiteout.
     pub(super) fn devices_in_upper(&self) -> bool {
-        self.upper_traits.devices
+        self.upper_top.traits.devices
     }
 
     /// Whether the inode on disk is the one that was meant. Where inodes are given new numbers, it is whatever has
@@ -265,6 +344,18 @@ impl Stack {
 
     fn list_part(&self, open: &OpenPart) -> Result<Vec<(Spelling, Listed<Known>)>> {
         layer::list(&open.dir, open.part.formats)
+    }
+}
+
+impl Top {
+    fn of(root: &Dir, devices: bool, xino: &Xino) -> Result<Self> {
+        let markers = DirMarkers::of(root)?;
+        let formats = markers.formats(devices);
+        let real = xino.real(&root.stat_self()?);
+        let part = Some(DirPart { branch: root.branch(), closed: false, formats, real });
+        let reads_all_markers = formats.xattr_whiteouts || formats.impure;
+        let traits = Traits { devices, reads_all_markers, renumbers: root.renumbers()? };
+        Ok(Self { traits, part, opaque: markers.opaque })
     }
 }
 

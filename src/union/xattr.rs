@@ -25,9 +25,9 @@ impl Union {
     /// ENODATA if there is none.
     pub fn getxattr(&self, id: NodeId, key: &OsStr) -> Result<Vec<u8>> {
         if id == NodeId::ROOT && key == BRANCHES {
-            return Ok(self.labels.clone());
+            return Ok(self.labels());
         }
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         if is_private_xattr(key) {
             return Err(Error::NoAttribute);
         }
@@ -39,7 +39,7 @@ impl Union {
     /// # Errors
     /// Those of the branch.
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<OsString>> {
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         let mut keys = self.with_descriptors(|| self.inode(&node)?.list_xattrs())?;
         keys.retain(|key| !is_private_xattr(key));
         Ok(keys)
@@ -59,7 +59,7 @@ impl Union {
         kill: KillPriv<'_>,
     ) -> Result<()> {
         self.writable()?;
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         if is_private_xattr(key) {
             return Err(Error::NotPermitted);
         }
@@ -91,7 +91,7 @@ impl Union {
     /// of the upper.
     pub fn removexattr(&self, id: NodeId, key: &OsStr) -> Result<()> {
         self.writable()?;
-        let node = self.table.get(id)?;
+        let node = self.node(id)?;
         if is_private_xattr(key) {
             return Err(Error::NotPermitted);
         }

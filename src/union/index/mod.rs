@@ -252,20 +252,21 @@ impl Index {
         if upper.filesystem > 0 {
             return None;
         }
-        let noted = self.inner.lock().origins.get(&upper.ino).cloned()?;
+        let RealId { ino, birth, .. } = upper;
+        let noted = self.inner.lock().origins.get(&ino).cloned()?;
         let is_same = match &noted.known_by {
-            KnownBy::Birth(birth) => *birth == upper.birth,
+            KnownBy::Birth(noted) => *noted == birth,
             KnownBy::Id(noted) => id().as_ref() == Some(noted),
         };
         let inner = &mut *self.inner.lock();
         if is_same {
-            if let Some(origin) = inner.origins.get_mut(&upper.ino) {
-                origin.known_by = KnownBy::Birth(upper.birth);
+            if let Some(origin) = inner.origins.get_mut(&ino) {
+                origin.known_by = KnownBy::Birth(birth);
             }
             return Some(noted.number);
         }
         // Another inode has the number by now.
-        inner.origins.remove(&upper.ino);
+        inner.origins.remove(&ino);
         None
     }
 
@@ -286,8 +287,9 @@ impl Index {
 
     /// Drops the note of an inode of the upper that is no more.
     pub fn drop_origin(&self, upper: RealId) {
-        if upper.filesystem == 0 && self.inner.lock().origins.remove(&upper.ino).is_some() {
-            self.append(&format!("X {}\n", upper.ino));
+        let RealId { filesystem, ino, .. } = upper;
+        if filesystem == 0 && self.inner.lock().origins.remove(&ino).is_some() {
+            self.append(&format!("X {ino}\n"));
         }
     }
 
