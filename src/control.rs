@@ -73,6 +73,10 @@ pub enum Change {
         /// As [`BRANCHES`] has it.
         dir: PathBuf,
     },
+    /// The upper becomes a snapshot. Only by itself. Without a name it gets a number.
+    Snapshot(Option<String>),
+    /// The upper is what it was when that snapshot was made. Only by itself.
+    Rewind(String),
 }
 
 impl std::fmt::Display for Position {
@@ -101,7 +105,10 @@ impl std::str::FromStr for Position {
 #[must_use]
 pub fn change_lines(changes: &[Change]) -> Vec<u8> {
     let line = |change: &Change| {
+        let none = PathBuf::from("-");
         let (words, dir) = match change {
+            Change::Snapshot(name) => (format!("snapshot {} -", name.as_deref().unwrap_or("-")), &none),
+            Change::Rewind(name) => (format!("rewind {name} -"), &none),
             Change::Add { at, identity: (device, inode), dir } => (format!("add {at} {device}:{inode}"), dir),
             Change::Remove { strict: false, dir } => ("remove any -".to_owned(), dir),
             Change::Remove { strict: true, dir } => ("remove unused -".to_owned(), dir),
@@ -131,6 +138,8 @@ fn parse_change(line: &[u8]) -> Option<Change> {
             Change::Add { at: first.parse().ok()?, identity, dir }
         }
         "remove" => Change::Remove { strict: first == "unused", dir },
+        "snapshot" => Change::Snapshot((first != "-").then(|| first.to_owned())),
+        "rewind" => Change::Rewind(first.to_owned()),
         "move" => Change::Move { to: first.parse().ok()?, dir },
         _ => return None,
     })
@@ -233,6 +242,9 @@ mod tests {
             Change::Remove { strict: true, dir: "/x".into() },
             Change::Remove { strict: false, dir: "/x".into() },
             Change::Move { to: Position::Bottom, dir: "/ ".into() },
+            Change::Snapshot(None),
+            Change::Snapshot(Some("before".into())),
+            Change::Rewind("before".into()),
         ];
         assert_eq!(parse_changes(&change_lines(&changes)).as_deref(), Some(&changes[..]));
         for wrong in ["add", "add 1 2 /a", "add x 1:2 /a", "sudo 1 1:2 /a", "move 1 -"] {

@@ -106,6 +106,12 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
                 change_stack(&args.mountpoint, &wishes)?;
             }
         },
+        Command::Snapshot(args) => {
+            // Its name.
+            let name = mount::change(&args.mountpoint, &[Wish::Snapshot(args.name.clone())])?;
+            print(format!("{name}\n").as_bytes())?;
+        }
+        Command::Rewind(args) => change_stack(&args.mountpoint, &[Wish::Rewind(args.name.clone())])?,
         Command::Branches(args) => print(&mount::branches(&args.mountpoint)?)?,
         Command::Stats(args) => print(&mount::messages(&args.mountpoint)?)?,
         Command::Sync(args) => mount::sync(&args.mountpoint)?,

@@ -102,7 +102,7 @@ impl FilesystemTag {
     /// The upper is one filesystem, and its inodes change; those of lowers do not, and there may be several.
     fn text(self, stat: &Stat, branch: BranchId) -> String {
         match self {
-            _ if branch.is_upper() || branch == BranchId::WORK => "u".to_owned(),
+            _ if branch.is_upper() || branch.is_snapshot() || branch == BranchId::WORK => "u".to_owned(),
             Self::Id(id) => format!("{id:x}"),
             _ if stat.st_birth != 0 => format!("b{:x}", stat.st_birth),
             // A directory's time changes with every entry.

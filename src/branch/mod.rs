@@ -59,6 +59,19 @@ pub struct UpperRoot {
     pub work: Option<BranchRoot>,
     /// Whether the mount may change anything.
     pub writes: bool,
+    /// What the upper lies on of its own past, topmost first.
+    pub snapshots: Vec<SnapshotRoot>,
+}
+
+/// What was the upper once.
+#[derive(Debug)]
+pub struct SnapshotRoot {
+    /// The path as users should see it: for messages only.
+    pub path: PathBuf,
+    /// The directory that was the upper.
+    pub layer: OwnedFd,
+    /// What the workdir noted then, if it noted anything.
+    pub notes: Option<OwnedFd>,
 }
 
 /// Every branch of one union, opened and checked.

@@ -46,14 +46,14 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Counts what the upper holds by now. It may be more than the limits.
+    /// Counts what the upper and its snapshots hold by now. It may be more than the limits.
     ///
     /// # Errors
     /// Those of reading it.
-    pub fn of(upper: &Dir, limits: Limits) -> Result<Self> {
+    pub fn of<'a>(upper: impl IntoIterator<Item = &'a Dir>, limits: Limits) -> Result<Self> {
         let quota = Self { limits, bytes: AtomicU64::new(0), inodes: AtomicU64::new(0) };
         let mut several_names = HashSet::new();
-        let mut left = vec![upper.clone()];
+        let mut left: Vec<Dir> = upper.into_iter().cloned().collect();
         while let Some(dir) = left.pop() {
             for entry in dir.list()? {
                 let Some(stat) = dir.stat(&entry.name)? else { continue };

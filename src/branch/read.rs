@@ -171,6 +171,15 @@ impl Dir {
         Self { origin: Origin { policy, ..self.origin }, ..self }
     }
 
+    pub(super) fn policy(&self) -> Option<Arc<Policy>> {
+        self.origin.policy.clone()
+    }
+
+    /// The same directory as that of another branch.
+    pub(super) fn of_branch(self, branch: BranchId) -> Self {
+        Self { origin: Origin { branch, atime: Atime::Kept, ..self.origin }, ..self }
+    }
+
     /// The same for a branch whose inodes cannot be told from those of another.
     #[must_use]
     pub fn ambiguous(self) -> Self {
@@ -507,6 +516,12 @@ impl Dir {
 }
 
 impl Inode {
+    /// The branch that it belongs to.
+    #[must_use]
+    pub fn branch(&self) -> BranchId {
+        self.origin.branch
+    }
+
     /// Takes over a file that was just made.
     pub(super) fn of_new_file(dir: &Dir, fd: OwnedFd) -> Self {
         Self { fd: Arc::new(fd), is_path: false, origin: dir.origin.clone(), said: None }

@@ -172,6 +172,11 @@ impl WorkDir {
         self.dir(LINKS, |homes| &mut homes.links)
     }
 
+    /// The directory of links has been taken away.
+    pub fn forget_links(&self) {
+        self.home.lock().links = None;
+    }
+
     /// The directory for the records of what can have no attribute, see [`Overrides`](super::Overrides). Users see nothing of it.
     ///
     /// # Errors

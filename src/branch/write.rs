@@ -103,6 +103,18 @@ impl UpperDir {
         Self(self.0.under(policy))
     }
 
+    /// How it departs from what its disk says.
+    #[must_use]
+    pub fn policy(&self) -> Option<Arc<Policy>> {
+        self.0.policy()
+    }
+
+    /// What was the upper, as a lower: nothing leads from there to a change.
+    #[must_use]
+    pub fn as_snapshot(&self, id: BranchId, policy: Option<Arc<Policy>>) -> Dir {
+        self.0.clone().of_branch(id).under(policy)
+    }
+
     /// Makes something that takes an inode.
     fn change_with_inode<T>(&self, call: Call<'_>, make: impl FnOnce() -> io::Result<T>) -> Result<T> {
         let Some(quota) = self.quota() else { return change(call, make) };

@@ -28,6 +28,12 @@ pub enum LookCommand {
     #[command(after_long_help = EXIT_CODES)]
     Diff(DiffCommandArgs),
 
+    /// List the snapshots of a live mount's upper, or of an upper on a disk, oldest first; `*` marks those it lies on
+    ///
+    /// Each is a layer, as the upper is one: `plyfs layer pack PATH`. Made by `plyfs snapshot`.
+    #[command(after_long_help = EXIT_CODES)]
+    Snapshots(SnapshotsArgs),
+
     /// Say whether mounts work here, and with which directories; and how to mend what does not
     ///
     /// Makes and removes a file in directories that are writable, and changes nothing else.
@@ -80,6 +86,18 @@ pub struct DiffCommandArgs {
     /// Exit with 1 if there are changes
     #[arg(long)]
     pub exit_code: bool,
+
+    /// Print them as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `plyfs snapshots`.
+#[derive(Debug, Args)]
+pub struct SnapshotsArgs {
+    /// Where a union is mounted, or an upper
+    #[arg(value_name = "MOUNTPOINT|UPPER")]
+    pub dir: PathBuf,
 
     /// Print them as JSON
     #[arg(long)]

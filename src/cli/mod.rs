@@ -9,6 +9,7 @@ mod image;
 mod layer;
 #[cfg(feature = "look")]
 mod look;
+mod snapshot;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use image::*;
 pub use layer::*;
 #[cfg(feature = "look")]
 pub use look::*;
+pub use snapshot::*;
 
 const ABOUT: &str = "\
 A union filesystem in userspace: several directories (branches) shown as one.
@@ -46,6 +48,8 @@ Examples:
   plyfs branches merged
   plyfs branch add merged image3
   plyfs branch del merged image1
+  plyfs snapshot merged before-the-upgrade
+  plyfs rewind merged before-the-upgrade
   plyfs show merged
   plyfs which merged/etc/passwd
   plyfs diff merged
@@ -158,6 +162,20 @@ pub enum Command {
     /// For the user who has mounted, and for root. A change is done for all when the command returns, or not at all.
     #[command(subcommand)]
     Branch(BranchCommand),
+
+    /// Freeze the upper of a live mount as a lower, and go on with an empty one
+    ///
+    /// Takes milliseconds, however large the upper is, and nothing changes for the programs that use the mount. The
+    /// snapshots of an upper NAME are beside it, in NAME.snapshots; each is a layer. The next mount of the upper finds them.
+    #[command(after_long_help = EXIT_CODES)]
+    Snapshot(SnapshotArgs),
+
+    /// Go back to a snapshot: what was changed since is gone, unless it is in another snapshot
+    ///
+    /// Later snapshots are kept, and can be gone to in the same way. To keep what has changed since the last one, take a
+    /// snapshot first.
+    #[command(after_long_help = EXIT_CODES)]
+    Rewind(RewindArgs),
 
     /// Show how many requests of each kind the kernel has sent to a live mount, one NAME COUNT a line
     ///
@@ -387,6 +405,7 @@ mod tests {
                 Command::Umount(_) => vec!["(umount)".into()],
                 Command::Branches(_) => vec!["(branches)".into()],
                 Command::Branch(_) => vec!["(branch)".into()],
+                Command::Snapshot(_) | Command::Rewind(_) => vec!["(snapshot)".into()],
                 Command::Stats(_) => vec!["(stats)".into()],
                 Command::Sync(_) => vec!["(sync)".into()],
                 #[cfg(feature = "look")]
@@ -404,6 +423,8 @@ mod tests {
         assert_eq!(command("plyfs umount m"), ["(umount)"]);
         assert_eq!(command("plyfs branches m"), ["(branches)"]);
         assert_eq!(command("plyfs branch add m d"), ["(branch)"]);
+        assert_eq!(command("plyfs snapshot m"), ["(snapshot)"]);
+        assert_eq!(command("plyfs rewind m 1"), ["(snapshot)"]);
         assert_eq!(command("plyfs stats m"), ["(stats)"]);
         assert_eq!(command("plyfs sync m"), ["(sync)"]);
         #[cfg(feature = "bench")]

@@ -75,7 +75,7 @@ impl Kernel {
             }
             // Before Linux 6.18. Names of what is in use go as well, until they are looked up again.
             self.prunes.store(false, Ordering::Relaxed);
-            for (dir, name) in some.iter().filter_map(|inode| inode.entry.as_ref()) {
+            for (dir, name) in some.iter().flat_map(|inode| &inode.names) {
                 self.forget_name(*dir, name, 0);
             }
         }

@@ -10,6 +10,7 @@ mod doctor;
 mod layers;
 mod patch;
 mod show;
+mod snapshots;
 mod which;
 
 use std::path::{Path, PathBuf};
@@ -67,6 +68,7 @@ impl Error {
 pub fn run(command: &LookCommand) -> Result<ExitCode> {
     match command {
         LookCommand::Show(args) => show::run(args),
+        LookCommand::Snapshots(args) => snapshots::run(args),
         LookCommand::Which(args) => which::run(args),
         LookCommand::Diff(args) => diff::run(args),
         LookCommand::Doctor(args) => doctor::run(args),

@@ -15,8 +15,9 @@ use super::error::{Dir, MountError, Role};
 use super::lock::{self, Hold, WorkLock};
 use super::mountpoint::Mountpoint;
 use super::place::{self, Identity, Place};
+use super::snapshots::Store;
 use super::{exposure, mountinfo, warn_user, work};
-use crate::branch::{BranchRoot, BranchRoots, Hidden, InodeId, UpperRoot};
+use crate::branch::{BranchRoot, BranchRoots, Hidden, InodeId, SnapshotRoot, UpperRoot};
 use crate::options::{Access, MountOptions};
 use crate::rules::BranchId;
 use crate::union::{NewLower, RootRole, Union};
@@ -70,13 +71,20 @@ pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> R
     let is_upper_hidden =
         upper.as_ref().is_some_and(|upper| hidden.dirs.contains(&upper.place.identity.inode_id()));
     let lowers: Vec<_> = lowers.into_iter().map(Opened::into_root).collect();
-    let read_only = |upper: Option<(Opened, Option<BranchRoot>)>, lowers, hidden| {
-        let upper = upper.map(|(upper, work)| UpperRoot { upper: upper.into_root(), work, writes: false });
+    let read_only = |upper: Option<(Opened, Option<BranchRoot>)>, lowers: Vec<BranchRoot>, hidden| {
+        let mut lowers = lowers;
+        let upper = match upper {
+            Some((upper, work)) => {
+                let snapshots = snapshots_below(&upper, false, &mut lowers)?;
+                Some(UpperRoot { upper: upper.into_root(), work, writes: false, snapshots })
+            }
+            None => None,
+        };
         let roots = BranchRoots { upper, lowers, hidden };
-        Stack { roots, access: Access::ReadOnly, forbidden, lock: None }
+        Ok(Stack { roots, access: Access::ReadOnly, forbidden, lock: None })
     };
     match (upper, options.access) {
-        (None, _) => Ok(read_only(None, lowers, hidden)),
+        (None, _) => read_only(None, lowers, hidden),
         (Some(upper), Access::ReadOnly) => {
             lock::take_upper(&upper.fd, Hold::Shared, &upper.dir())?;
             let work = match work {
@@ -93,7 +101,7 @@ pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> R
                     None => None,
                 },
             };
-            Ok(read_only(Some((upper, work)), lowers, hidden))
+            read_only(Some((upper, work)), lowers, hidden)
         }
         (Some(upper), Access::ReadWrite) => {
             writable(&upper)?;
@@ -120,18 +128,35 @@ pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> R
                              give workdir=DIR",
                             upper.dir()
                         ));
-                        return Ok(read_only(Some((upper, None)), lowers, hidden));
+                        return read_only(Some((upper, None)), lowers, hidden);
                     }
                     Err(work::Unmade::Unfit(error)) => return Err(error),
                 },
             };
             warn_if_exposed(&upper, &work);
             let lock = lock::take_workdir(&work.fd, &work.dir())?;
-            let upper = UpperRoot { upper: upper.into_root(), work: Some(work.into_root()), writes: true };
+            let mut lowers = lowers;
+            let snapshots = snapshots_below(&upper, true, &mut lowers)?;
+            let work = Some(work.into_root());
+            let upper = UpperRoot { upper: upper.into_root(), work, writes: true, snapshots };
             let roots = BranchRoots { upper: Some(upper), lowers, hidden };
             Ok(Stack { roots, access: Access::ReadWrite, forbidden, lock })
         }
     }
+}
+
+/// What the upper lies on of its own past. A lower that is one of these is not a lower besides.
+fn snapshots_below(
+    upper: &Opened,
+    writes: bool,
+    lowers: &mut Vec<BranchRoot>,
+) -> Result<Vec<SnapshotRoot>, MountError> {
+    let Some(mut store) = Store::find(&upper.fd, &upper.path)? else { return Ok(Vec::new()) };
+    let snapshots = store.below(&upper.fd, &upper.path, writes)?;
+    let identity = |fd: &OwnedFd| Place::of(fd).ok().map(|place| place.identity);
+    let known: Vec<_> = snapshots.iter().map(|snapshot| identity(&snapshot.layer)).collect();
+    lowers.retain(|lower| !known.contains(&identity(&lower.fd)));
+    Ok(snapshots)
 }
 
 /// What is written as root should not be renamed behind the union's back by whoever owns a directory in it.

@@ -58,6 +58,8 @@ fn meant(wish: &Wish) -> Result<Change, MountError> {
             Change::Add { at: *at, identity: place.identity.inode_id(), dir: path }
         }
         Wish::Remove(given, strict) => Change::Remove { strict: *strict, dir: named(given) },
+        Wish::Snapshot(name) => Change::Snapshot(name.clone()),
+        Wish::Rewind(name) => Change::Rewind(name.clone()),
         Wish::Move(given, to) => Change::Move { to: *to, dir: named(given) },
     })
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::snapshots::SnapshotError;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::options::OptionError;
@@ -123,6 +124,9 @@ pub enum MountError {
         errno: Errno,
     },
 
+    /// The upper's snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The daemon is of a version that cannot do it.
     #[error("the plyfs on {} was mounted by a version that cannot change its stack: unmount it, and mount it anew", shown(.0))]
     CannotChange(PathBuf),
@@ -354,6 +358,7 @@ impl MountError {
                 | Error::VolatileCrash,
             )
             | Self::CannotChange(_)
+            | Self::Snapshot(_)
             | Self::StackStays(_)
             | Self::NotMounted(_) => Exit::Setup,
             Self::InUse { .. } | Self::Busy(_) => Exit::InUse,

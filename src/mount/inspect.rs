@@ -12,6 +12,7 @@ use super::error::MountError;
 use super::mountinfo;
 use super::question::{self, Silence};
 use super::root::Root;
+use super::snapshots::{Found, snapshots_of};
 use crate::control::{self, Access};
 
 /// How long a daemon may take to answer before it is given up.
@@ -39,6 +40,21 @@ pub fn messages(given: &Path) -> Result<Vec<u8>, MountError> {
 /// No plyfs there, or it does not answer.
 pub fn status(given: &Path) -> Result<Vec<u8>, MountError> {
     ask(given, control::STATUS)
+}
+
+/// The snapshots of the upper of the plyfs at `given`, or of an upper there, oldest first.
+///
+/// # Errors
+/// The mount does not say where its upper is; the record cannot be read.
+pub fn snapshots(given: &Path) -> Result<Vec<Found>, MountError> {
+    let upper = match Root::open(given) {
+        Ok(Some(root)) => match upper(&root) {
+            Some(upper) => upper,
+            None => return Ok(Vec::new()),
+        },
+        _ => given.to_owned(),
+    };
+    Ok(snapshots_of(&upper)?)
 }
 
 /// A place in a plyfs.

@@ -5,6 +5,7 @@
 //! look up again; when the answer goes out, it has been told.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -14,12 +15,16 @@ use parking_lot::Mutex;
 use rustix::mount::MountFlags;
 
 use super::branches::{self, Around};
-use super::error::MountError;
+use super::error::{Dir, MountError, Role};
+use super::lock::{self, Hold};
+use super::snapshots::{self, Next, SnapshotError, Store};
+use crate::branch::Dir as Root;
 use crate::control::{self, Change, Position};
+use crate::error::Error;
 use crate::fuse::{Control, Kernel};
 use crate::rules::BranchId;
 use crate::shown::shown;
-use crate::union::{LiveUnion, NewLower, Union};
+use crate::union::{LiveUnion, NewLower, NextUpper, OldUpper, Prepared, RootRole, Union};
 
 /// For how long a change waits for the kernel to drop what nobody uses.
 const DROPS_WITHIN: Duration = Duration::from_millis(500);
@@ -50,7 +55,13 @@ enum Refusal {
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error(transparent)]
-    Union(#[from] crate::error::Error),
+    Union(#[from] Error),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("the mount is read-only: there is nothing to take a snapshot of, and nothing to go back from")]
+    ReadOnly,
+    #[error("a snapshot or a rewind is a request by itself")]
+    NotAlone,
     #[error("the request is of another version of plyfs: use the program that has mounted")]
     Unknown,
     #[error("{} is no lower of this mount: `plyfs branch list` shows them", shown(.0))]
@@ -111,12 +122,143 @@ impl Live {
     fn change(self: &Arc<Self>, lines: &[u8]) -> Result<String, Refusal> {
         let changes = control::parse_changes(lines).ok_or(Refusal::Unknown)?;
         let _alone = self.changing.lock();
+        match &changes[..] {
+            [Change::Snapshot(name)] => self.snapshot(name.clone()),
+            [Change::Rewind(name)] => self.rewind(name),
+            _ => self.restack(&changes),
+        }
+    }
+
+    /// The upper, open, and where it is.
+    fn upper(&self) -> Result<(Root, PathBuf), Refusal> {
+        let union = self.union.get();
+        if !union.is_writable() {
+            return Err(Refusal::ReadOnly);
+        }
+        let upper = union.roots().find(|(role, ..)| *role == RootRole::Upper);
+        upper.map(|(_, root, path)| (root.clone(), path.to_owned())).ok_or(Refusal::ReadOnly)
+    }
+
+    /// Makes a snapshot of the upper. Its name.
+    fn snapshot(&self, name: Option<String>) -> Result<String, Refusal> {
+        let (upper, path) = self.upper()?;
+        let mut store = Store::make(&upper, &path)?;
+        let name = name.unwrap_or_else(|| store.free_name());
+        let layer = store.layer_path(&name);
+        let next = store.prepare_snapshot(&name, &upper)?;
+        let prepare = || {
+            let root = take(&next, &path)?;
+            let notes = next.notes.as_ref().ok_or(Error::Bug("a snapshot without notes"))?;
+            let union = self.union.get();
+            let saved = union.save_notes(duplicate(notes)?)?;
+            Ok::<_, Refusal>((union.prepare_upper(root)?, union.prepare_snapshot(&layer)?, saved))
+        };
+        let swap = || {
+            let (root, lowers, saved) = prepare()?;
+            self.swap(&next, root, lowers, OldUpper::Snapshot(saved), &upper, &path)
+        };
+        match swap() {
+            Ok((changed, _)) => {
+                finish(next);
+                // Nothing has changed for users. Where files with several names are not known again, each copy gets the
+                // name that was looked up last.
+                if !self.union.get().remembers_links() {
+                    let changed: Vec<_> = changed.into_iter().chain([upper]).collect();
+                    let outdated = self.union.get().outdated(&changed);
+                    self.kernel.look_again(&outdated);
+                }
+                Ok(name)
+            }
+            Err(e) => {
+                next.abandon();
+                Err(e)
+            }
+        }
+    }
+
+    /// Goes back to a snapshot: what was changed since is gone.
+    fn rewind(self: &Arc<Self>, name: &str) -> Result<String, Refusal> {
+        let (upper, path) = self.upper()?;
+        let unknown = || SnapshotError::Unknown(name.to_owned());
+        let mut store = Store::find(&upper, &path)?.ok_or_else(unknown)?;
+        let below: Vec<_> = store
+            .chain(name)?
+            .into_iter()
+            .map(|snapshot| store.root(&snapshot.name))
+            .collect::<Result<_, _>>()?;
+        let notes = store.root(name)?.notes;
+        let next = store.prepare_rewind(name, &upper)?;
+        let swap = || {
+            let root = take(&next, &path)?;
+            let (root, lowers) = {
+                let union = self.union.get();
+                let now: Vec<(BranchId, PathBuf)> =
+                    union.lowers().map(|(id, path)| (id, path.to_owned())).collect();
+                let known = |path: &Path| {
+                    now.iter().find(|(id, known)| id.is_snapshot() && known == path).map(|(id, _)| *id)
+                };
+                let snapshots = below.into_iter().map(|root| match known(&root.path) {
+                    Some(id) => NewLower::Kept(id),
+                    None => NewLower::Snapshot(root),
+                });
+                let others = now.iter().filter(|(id, _)| !id.is_snapshot());
+                let others = others.map(|(id, _)| NewLower::Kept(*id));
+                let lowers = union.prepare_stack(snapshots.chain(others).collect())?;
+                (union.prepare_upper(root)?, lowers)
+            };
+            self.swap(&next, root, lowers, OldUpper::Discarded(notes), &upper, &path)
+        };
+        match swap() {
+            Ok((changed, gone)) => {
+                finish(next);
+                let (outdated, noted, gone) = {
+                    let union = self.union.get();
+                    let mut outdated = union.outdated(&changed);
+                    let noted = union.noted_files();
+                    outdated.names.extend(noted.iter().flat_map(|inode| inode.names.clone()));
+                    (outdated, noted, union.only_in(&gone))
+                };
+                self.kernel.look_again(&outdated);
+                // What is back gets the number that it had, unless what has gone is in use.
+                self.kernel.drop_unused(&noted);
+                self.kernel.drop_unused(&gone);
+                self.wait_for_users();
+                Ok(String::new())
+            }
+            Err(e) => {
+                next.abandon();
+                Err(e)
+            }
+        }
+    }
+
+    fn swap(
+        &self,
+        next: &Next<'_>,
+        root: NextUpper,
+        lowers: Prepared,
+        old: OldUpper,
+        upper: &Root,
+        path: &Path,
+    ) -> Result<(Vec<Root>, Vec<BranchId>), Refusal> {
+        let mut refused = None;
+        let exchange = || {
+            next.exchange(upper, path).map_err(|e| {
+                refused = Some(e);
+                Error::NotSupported
+            })
+        };
+        let swapped = self.union.alone()?.swap_upper(root, lowers, old, exchange);
+        swapped.map_err(|e| refused.map_or(Refusal::Union(e), Refusal::Snapshot))
+    }
+
+    fn restack(self: &Arc<Self>, changes: &[Change]) -> Result<String, Refusal> {
         let prepared = {
             let union = self.union.get();
             let upper = union.upper_path().map(Path::to_owned);
             let before: Vec<Slot> =
                 union.lowers().map(|(id, path)| Slot { path: path.to_owned(), is: Ok(id) }).collect();
-            let after = arrange(before.clone(), upper.as_deref(), &changes)?;
+            let after = arrange(before.clone(), upper.as_deref(), changes)?;
             let strict = changes.iter().filter_map(|change| match change {
                 Change::Remove { strict: true, dir } => Some(dir),
                 _ => None,
@@ -139,7 +281,7 @@ impl Live {
             }
             prepared
         };
-        let (changed, gone) = self.union.alone()?.restack(prepared)?;
+        let (changed, gone) = self.union.alone()?.restack(prepared);
         let outdated = self.union.get().outdated(&changed);
         self.kernel.look_again(&outdated);
         drop(changed);
@@ -180,7 +322,7 @@ impl Live {
     }
 
     /// Lets go of branches that have gone, now or when nothing in them is in use any more. Says which.
-    fn let_go(self: &Arc<Self>, gone: &[BranchId]) -> Result<String, crate::error::Error> {
+    fn let_go(self: &Arc<Self>, gone: &[BranchId]) -> Result<String, Error> {
         if gone.is_empty() {
             return Ok(String::new());
         }
@@ -195,6 +337,15 @@ impl Live {
         ))
     }
 
+    /// Removes what a rewind has taken away.
+    fn remove_discarded(&self, gone: &[BranchId]) {
+        if gone.iter().any(|branch| branch.is_snapshot())
+            && let Ok((upper, path)) = self.upper()
+        {
+            snapshots::remove_discarded(&upper, &path);
+        }
+    }
+
     /// Lets go of branches that have gone once nothing in them is in use.
     fn wait_for_users(self: &Arc<Self>) {
         let mut waiting = self.waiting.lock();
@@ -205,10 +356,11 @@ impl Live {
         let wait = move || {
             while let Some(live) = live.upgrade() {
                 let left: Vec<BranchId> = live.union.get().retired().map(|(id, _)| id).collect();
-                let is_over = live.union.get().only_in(&left).is_empty()
-                    && live.union.alone().map(|mut union| union.let_go()).is_ok();
+                let is_over =
+                    live.in_use(&left) == 0 && live.union.alone().map(|mut union| union.let_go()).is_ok();
                 if is_over {
                     *live.waiting.lock() = false;
+                    live.remove_discarded(&left);
                     return;
                 }
                 drop(live);
@@ -219,6 +371,25 @@ impl Live {
             Ok(_) => *waiting = true,
             Err(error) => log::warn!("a branch that has gone is kept until the unmount: {error}"),
         }
+    }
+}
+
+/// Sees to it that no other mount uses the directory that is to be the upper.
+fn take(next: &Next<'_>, path: &Path) -> Result<OwnedFd, Refusal> {
+    let dir = Dir { role: Role::Upper, path: path.to_owned() };
+    lock::take_upper(&next.layer, Hold::Exclusive, &dir)?;
+    duplicate(&next.layer)
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, Refusal> {
+    let failed = |error| MountError::Process { what: "dup", error };
+    Ok(fd.try_clone().map_err(failed)?)
+}
+
+/// What has happened is not an error: the next mount reads the record again.
+fn finish(next: Next<'_>) {
+    if let Err(e) = next.finish() {
+        log::warn!("{e}");
     }
 }
 
@@ -249,6 +420,7 @@ fn arrange(mut stack: Vec<Slot>, upper: Option<&Path>, changes: &[Change]) -> Re
     };
     for change in changes {
         match change {
+            Change::Snapshot(_) | Change::Rewind(_) => return Err(Refusal::NotAlone),
             Change::Add { at, identity, dir } => {
                 let at = place(*at, dir, stack.len())?;
                 stack.insert(at, Slot { path: dir.clone(), is: Err(*identity) });

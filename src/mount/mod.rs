@@ -24,6 +24,7 @@ mod privileges;
 mod question;
 mod root;
 mod session;
+mod snapshots;
 mod target;
 mod unmount;
 mod work;
@@ -39,8 +40,9 @@ use rustix::process::{Resource, Rlimit};
 
 pub use change::change;
 pub use error::{Dir, MountError, Role};
-pub use inspect::{Inside, branches, find, messages, status as ask_status, sync};
+pub use inspect::{Inside, branches, find, messages, snapshots, status as ask_status, sync};
 pub use question::answer_if_sent;
+pub use snapshots::{Found, Snapshot, SnapshotError};
 pub use unmount::umount;
 
 use crate::branch::{Believed, BranchRoots, Limits};

@@ -20,6 +20,10 @@ pub enum Wish {
     Remove(PathBuf, bool),
     /// A lower at another place.
     Move(PathBuf, Position),
+    /// The upper becomes a snapshot.
+    Snapshot(Option<String>),
+    /// The upper is what it was when a snapshot was made.
+    Rewind(String),
 }
 
 /// One change; none if the word asks for what is so already. None at all if the word is no change.

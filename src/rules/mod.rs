@@ -23,11 +23,20 @@ impl BranchId {
     pub const UPPER: Self = Self(0);
     /// The workdir beside it, which is no branch.
     pub const WORK: Self = Self(u16::MAX);
+    /// Below all snapshots of the upper, which are lowers now.
+    pub const BEFORE_SNAPSHOTS: Self = Self(1 << 15);
 
     /// The one that comes after it, if there can be one.
     #[must_use]
     pub fn next(self) -> Option<Self> {
-        self.0.checked_add(1).map(Self).filter(|next| *next != Self::WORK)
+        let next = Self(self.0.checked_add(1)?);
+        (next != Self::WORK && next != Self::BEFORE_SNAPSHOTS).then_some(next)
+    }
+
+    /// Whether this was the writable branch once.
+    #[must_use]
+    pub fn is_snapshot(self) -> bool {
+        self > Self::BEFORE_SNAPSHOTS && self != Self::WORK
     }
 
     /// Whether this is the writable branch.
@@ -42,6 +51,9 @@ impl fmt::Display for BranchId {
         match *self {
             Self::UPPER => f.write_str("the upper"),
             Self::WORK => f.write_str("the workdir"),
+            snapshot if snapshot.is_snapshot() => {
+                write!(f, "snapshot {}", snapshot.0 - Self::BEFORE_SNAPSHOTS.0)
+            }
             Self(lower) => write!(f, "lower {lower}"),
         }
     }

@@ -79,7 +79,7 @@ impl Union {
             (Body::Dir(parts), _) => dir_links(parts.len(), stat),
             // One of its links is in the workdir.
             (Body::Unlinked, _) => on_disk.saturating_sub(1),
-            (Body::Linked(link), Some(upper)) => match upper.index.note(*link) {
+            (Body::Linked(link) | Body::Shared(link), Some(upper)) => match upper.index.note(*link) {
                 Some(note) => note.shown_links(stat),
                 // Its last name is gone and so is the index's.
                 None => on_disk,

@@ -162,7 +162,8 @@ impl Union {
         let work = self.writable()?.work;
         // The lower's object is where it is: it needs no lock while it is copied.
         let (original, stat) = self.inode_and_stat(node)?;
-        let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
+        let mut copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
+        copy.key = self.shared_key(node).or(copy.key);
         change(copy.staged.inode())?;
         self.sync_copy(&copy, data)?;
         let bytes = if data == Data::Whole && copy.file.is_some() { copy.original.st_size as u64 } else { 0 };
@@ -257,10 +258,12 @@ impl Union {
             return Ok(false);
         }
         let (original, stat) = self.inode_and_stat(node)?;
-        if self.link_key(&original, &stat)?.is_none() {
+        let shared = self.shared_key(node);
+        if shared.is_none() && self.link_key(&original, &stat)?.is_none() {
             return Ok(false);
         }
-        let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), Data::Whole)?;
+        let mut copy = self.stage_leaf(&work.stage()?, None, (&original, stat), Data::Whole)?;
+        copy.key = shared.or(copy.key);
         self.sync_copy(&copy, Data::Whole)?;
         self.publish_unnamed(node, copy)?;
         Ok(true)
@@ -279,6 +282,12 @@ impl Union {
     fn link_key(&self, original: &Inode, stat: &Stat) -> Result<Option<LastingId>> {
         let remembers = self.upper.as_ref().is_some_and(|upper| upper.index.remembers());
         if remembers && stat.is_hard_linked() { original.lasting_id(stat) } else { Ok(None) }
+    }
+
+    /// By which the other names know a node whose copy is in a snapshot.
+    fn shared_key(&self, node: &Node) -> Option<LastingId> {
+        let Body::Shared(link) = node.state().body else { return None };
+        self.upper.as_ref()?.index.key(link)
     }
 
     /// By which an inode of the upper is known again after a remount.

@@ -288,7 +288,8 @@ impl Union {
         let (staged, kind) = match linked {
             Some(link) => {
                 let copy = index.upper_copy(link)?;
-                (work.make_link(into, staged_name, &copy)?, ArrivalKind::Link(original.lasting_id(&stat)?))
+                let key = self.key_of(original.branch(), &stat, || original.lasting_id(&stat))?;
+                (work.make_link(into, staged_name, &copy)?, ArrivalKind::Link(key))
             }
             None => {
                 let copy = self.stage_leaf(into, Some(&staged_name), (&original, stat), Data::Whole)?;
@@ -489,6 +490,10 @@ impl Union {
         for TakenAhead { node, body, real, copy, xattrs } in &tree.linked {
             let _locked = node.lock();
             let Body::Linked(link) = node.state().body else { continue };
+            if matches!(body, Body::Shared(_)) {
+                // It is the copy of a copy, and as good.
+                continue;
+            }
             // Not by the time of the last change: the name that it was staged under has come and gone.
             let is_same = |now: &Stat| {
                 let of = |stat: &Stat| {

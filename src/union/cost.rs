@@ -52,7 +52,8 @@ impl Union {
     /// Whether syncing the inode waits for a disk.
     #[must_use]
     pub fn is_long_sync(&self, id: NodeId) -> bool {
-        !self.options.volatile && self.node(id).is_ok_and(|node| node.is_in_upper())
+        let is_in_upper = || self.node(id).is_ok_and(|node| node.is_in_upper());
+        !self.options.volatile && (is_in_upper() || *self.unsynced_snapshots.lock())
     }
 
     fn copies_much(&self, parent: NodeId, name: &OsStr) -> Result<bool> {

@@ -52,7 +52,11 @@ impl Union {
     /// Those of fsync(2).
     pub fn fsync(&self, id: NodeId, data_only: bool) -> Result<()> {
         let node = self.node(id)?;
-        if self.options.volatile || !node.is_in_upper() || self.writable().is_err() {
+        if self.options.volatile || self.writable().is_err() {
+            return Ok(());
+        }
+        self.sync_snapshots()?;
+        if !node.is_in_upper() {
             return Ok(());
         }
         match self.files.get_for_writing(id) {
@@ -95,8 +99,11 @@ impl Union {
     /// Those of fsync(2).
     pub fn fsync_dir(&self, id: NodeId) -> Result<()> {
         let node = self.node(id)?;
-        let no_need = self.options.volatile || !node.is_in_upper() || node.is_gone();
-        if no_need || self.writable().is_err() {
+        if self.options.volatile || self.writable().is_err() {
+            return Ok(());
+        }
+        self.sync_snapshots()?;
+        if !node.is_in_upper() || node.is_gone() {
             return Ok(());
         }
         self.with_descriptors(|| {

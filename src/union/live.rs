@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::FileType;
 
+use super::index::owners;
 use super::node::{Body, Node, NodeId};
-use super::stack::Lower;
+use super::snapshot::{inodes_of, lower_of};
+use super::stack::{Branch, Lower};
 use super::{Union, lower_policy, told_apart};
-use crate::branch::{Atime, BranchRoot, Dir, Hidden, Inodes};
+use crate::branch::{Atime, BranchRoot, Dir, Hidden, SnapshotRoot};
 use crate::control;
 use crate::error::{Error, Result};
 use crate::layer::{self, DirMarkers};
@@ -58,6 +60,8 @@ pub enum RootRole {
 pub enum NewLower {
     /// One that is in the stack already.
     Kept(BranchId),
+    /// What was the upper once, and comes into it.
+    Snapshot(SnapshotRoot),
     /// One that comes into it, and what of the union's own lies inside it.
     Added(BranchRoot, Hidden),
 }
@@ -65,7 +69,7 @@ pub enum NewLower {
 /// A stack that can be taken on, see [`Union::prepare_stack`].
 #[derive(Debug)]
 pub struct Prepared {
-    lowers: Vec<Lower>,
+    lowers: Vec<Branch>,
     /// The roots of the branches that come, go or move.
     changed: Vec<Dir>,
     is_ambiguous: bool,
@@ -80,13 +84,13 @@ pub struct Outdated {
     pub dirs: Vec<NodeId>,
 }
 
-/// An inode that is in a branch alone.
+/// An inode that the kernel may have to drop.
 #[derive(Debug)]
 pub struct InBranch {
     /// Its number.
     pub id: NodeId,
-    /// Where it is, if it has a name.
-    pub entry: Option<(NodeId, Name)>,
+    /// Where it is, as far as that is known.
+    pub names: Vec<(NodeId, Name)>,
 }
 
 impl LiveUnion {
@@ -123,6 +127,18 @@ impl Union {
     /// Where the lowers are, from the top down.
     pub fn lowers(&self) -> impl Iterator<Item = (BranchId, &Path)> {
         self.stack.lower_paths()
+    }
+
+    /// Whether anything can be changed.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable().is_ok()
+    }
+
+    /// Whether the names of a file with several are known to be of one file once it is copied up.
+    #[must_use]
+    pub fn remembers_links(&self) -> bool {
+        self.writable().is_ok_and(|upper| upper.index.remembers())
     }
 
     /// Where the upper is.
@@ -166,8 +182,9 @@ impl Union {
     /// # Errors
     /// What the disk says of the root of a branch that comes in.
     pub fn prepare_stack(&self, lowers: Vec<NewLower>) -> Result<Prepared> {
-        let inodes = if self.options.stable_inodes { Inodes::Stable } else { Inodes::MayChange };
-        let mut youngest = self.stack.youngest;
+        let inodes = inodes_of(&self.options);
+        let mut youngest = self.stack.youngest.lower;
+        let mut snapshot = self.stack.youngest.snapshot;
         let mut roots = Vec::with_capacity(lowers.len());
         let mut paths: Vec<PathBuf> = Vec::with_capacity(lowers.len());
         let before: Vec<BranchId> = self.stack.lower_paths().map(|(id, _)| id).collect();
@@ -177,6 +194,15 @@ impl Union {
                     let path = self.stack.lower_paths().find(|(known, _)| *known == id);
                     roots.push(self.stack.lower(id)?.clone());
                     paths.push(path.map(|(_, path)| path.to_owned()).unwrap_or_default());
+                }
+                NewLower::Snapshot(root) => {
+                    snapshot = snapshot.next().ok_or(Error::Bug("no number is left for a snapshot"))?;
+                    let work = self.writable().ok().map(|upper| upper.work.outer().clone());
+                    let upper = self.stack.upper.as_deref();
+                    let owners = upper.map(|upper| owners(work.as_ref(), upper)).transpose()?.flatten();
+                    let lower = lower_of(root, snapshot, &self.options, owners)?;
+                    roots.push(lower.root);
+                    paths.push(lower.path);
                 }
                 NewLower::Added(root, hidden) => {
                     youngest = youngest.next().ok_or(Error::Bug("no number is left for a branch"))?;
@@ -191,7 +217,8 @@ impl Union {
         let roots = told_apart(roots)?;
         let is_ambiguous = roots.iter().map(Dir::is_ambiguous).ne(known);
         let changed = self.changed(&before, &roots)?;
-        let lowers = roots.into_iter().zip(paths).map(|(root, path)| Lower { root, path }).collect();
+        let lowers = roots.into_iter().zip(paths).map(|(root, path)| Lower { root, path });
+        let lowers = lowers.map(|lower| self.stack.look_at(lower)).collect::<Result<_>>()?;
         Ok(Prepared { lowers, changed, is_ambiguous })
     }
 
@@ -216,18 +243,28 @@ impl Union {
         Ok(changed)
     }
 
+    /// The stack of now on which lies one more lower.
+    pub(super) fn prepare_below(&self, top: Lower) -> Result<Prepared> {
+        let lowers = self.stack.lowers().cloned().zip(self.stack.lower_paths());
+        let lowers = lowers.map(|(root, (_, path))| Lower { root, path: path.to_owned() });
+        let lowers = std::iter::once(top).chain(lowers);
+        let lowers = lowers.map(|lower| self.stack.look_at(lower)).collect::<Result<_>>()?;
+        Ok(Prepared { lowers, changed: Vec::new(), is_ambiguous: false })
+    }
+
     /// Takes a prepared stack on. The branches in which something may have changed for users, and those that are in
     /// the stack no more.
-    ///
-    /// # Errors
-    /// What the disk says of the root of a branch that comes in; then nothing has changed.
-    pub fn restack(&mut self, prepared: Prepared) -> Result<(Vec<Dir>, Vec<BranchId>)> {
+    pub fn restack(&mut self, prepared: Prepared) -> (Vec<Dir>, Vec<BranchId>) {
         let Prepared { lowers, changed, is_ambiguous } = prepared;
-        let gone = self.stack.restack(lowers)?;
+        let gone = self.stack.restack(lowers);
         self.table.next_generation();
-        let root = self.table.get(NodeId::ROOT)?;
-        root.state().body = Body::Dir(self.stack.root_parts());
-        self.table.keep(&root);
+        if !changed.is_empty() {
+            self.looked_again = self.table.generation();
+        }
+        if let Some(root) = self.table.find(NodeId::ROOT) {
+            root.state().body = Body::Dir(self.stack.root_parts());
+            self.table.keep(&root);
+        }
         self.listings.clear();
         if is_ambiguous {
             self.dirs.clear();
@@ -235,7 +272,7 @@ impl Union {
         } else {
             self.dirs.forget_branches(&gone);
         }
-        Ok((changed, gone))
+        (changed, gone)
     }
 
     /// The node that the kernel means, as it is in the stack of now.
@@ -251,7 +288,12 @@ impl Union {
     fn look_again(&self, node: &Arc<Node>) -> Result<()> {
         let mut way = vec![Arc::clone(node)];
         while let Some(last) = way.last() {
-            let above = last.state().named_in().find(|dir| self.table.is_outdated(dir)).map(Arc::clone);
+            let above = last
+                .state()
+                .names()
+                .map(|(dir, _)| dir)
+                .find(|dir| self.table.is_outdated(dir))
+                .map(Arc::clone);
             match above {
                 Some(dir) => way.push(dir),
                 None => {
@@ -265,6 +307,13 @@ impl Union {
 
     /// The directories that it is in have been looked at.
     fn look_again_at(&self, node: &Arc<Node>) -> Result<()> {
+        let since = node.state().generation;
+        if let Some((_, lower)) = self.swaps.iter().find(|(swap, _)| *swap > since) {
+            node.state().body.move_out_of_upper(*lower);
+        }
+        if since >= self.looked_again {
+            self.table.keep(node);
+        }
         while self.table.is_outdated(node) {
             let Some((dir, name)) = node.entry() else {
                 self.table.keep(node);
@@ -353,13 +402,16 @@ impl Union {
         let is_in = |node: &Arc<Node>| match &node.state().body {
             Body::Leaf(branch) => branches.contains(branch),
             Body::Dir(parts) => parts.iter().all(|part| branches.contains(&part.branch)),
-            Body::Linked(_) | Body::Unlinked => false,
+            Body::Linked(_) | Body::Shared(_) | Body::Unlinked => false,
         };
-        let found = |node: &Arc<Node>| InBranch {
-            id: node.id,
-            entry: node.entry().map(|(dir, name)| (dir.id, name)),
-        };
-        self.table.filter(|node| node.id != NodeId::ROOT && is_in(node), found)
+        self.table.filter(|node| node.id != NodeId::ROOT && is_in(node), in_branch)
+    }
+
+    /// The files with several names of which a copy is noted: a rewind changes what their other names show.
+    #[must_use]
+    pub fn noted_files(&self) -> Vec<InBranch> {
+        let is_noted = |node: &Arc<Node>| matches!(node.state().body, Body::Linked(_) | Body::Shared(_));
+        self.table.filter(is_noted, in_branch)
     }
 
     /// The lowers that are in the stack no more, and are kept for what may be open in them.
@@ -377,4 +429,9 @@ impl Union {
             retired.into_iter().filter(|id| !self.only_in(&[*id]).is_empty()).collect();
         self.stack.let_go(|id| used.contains(&id));
     }
+}
+
+fn in_branch(node: &Arc<Node>) -> InBranch {
+    let names = node.state().names().map(|(dir, name)| (dir.id, name.clone())).collect();
+    InBranch { id: node.id, names }
 }

@@ -188,7 +188,8 @@ impl Union {
             return Ok(());
         }
         let copy = self.writable()?.index.upper_copy(link)?;
-        let key = super::lookup::lasting_id(&parts, branch, &entry.name, &stat)?;
+        let id = || super::lookup::lasting_id(&parts, branch, &entry.name, &stat);
+        let key = self.key_of(branch, &stat, id)?;
         upper.keeping_times(|| upper.link(&copy, entry.name.as_os_str()))?;
         self.has_new_name(&entry.dir);
         self.cover(key.as_ref(), &stat);

@@ -7,6 +7,7 @@ use rustix::fs::FileType;
 
 use super::Union;
 use super::attr::Attr;
+use super::index::{Index, LinkId};
 use super::inode_table::{FoundInode, Lookup, NumberTaken};
 use super::node::{Body, Node, NodeId, NodeState, Place, RealId};
 use super::stack::{OpenPart, Seen};
@@ -165,7 +166,7 @@ impl Union {
         let real = self.stack.xino.real(&stat);
         let link = match &self.upper {
             Some(upper) if stat.is_hard_linked() && branch.is_upper() => upper.index.find_copy(stat.st_ino),
-            Some(upper) if stat.is_hard_linked() => upper.index.find(&stat, &inode_id)?,
+            Some(upper) if stat.is_hard_linked() => self.find_link(&upper.index, branch, &stat, &inode_id)?,
             _ => None,
         };
         let note = link.and_then(|link| Some((link, self.upper.as_ref()?.index.note(link)?)));
@@ -185,9 +186,11 @@ impl Union {
                 let copied = copy.stat()?;
                 let copied_real = self.stack.xino.real(&copied);
                 let number = self.number_of(copied_real, || copy.lasting_id(&copied));
-                let found = found(number, Body::Linked(link), copied_real, Some(real));
                 let links = note.shown_links(&copied);
-                Ok(Sketch { found, stat: copied, links, name_is_stable: true })
+                let body = if note.in_snapshot { Body::Shared(link) } else { Body::Linked(link) };
+                let name_is_stable = !note.in_snapshot || self.writable().is_err();
+                let found = found(number, body, copied_real, Some(real));
+                Ok(Sketch { found, stat: copied, links, name_is_stable })
             }
             note => {
                 let links = note.map_or(stat.st_nlink as u32, |(_, note)| note.shown_links(&stat));
@@ -197,6 +200,37 @@ impl Union {
                 Ok(Sketch { found, stat, links, name_is_stable })
             }
         }
+    }
+
+    /// The note of a lower's file with several names. In a snapshot it may be a copy itself.
+    fn find_link(
+        &self,
+        index: &Index,
+        branch: BranchId,
+        stat: &Stat,
+        inode_id: impl Fn() -> Result<Option<LastingId>>,
+    ) -> Result<Option<LinkId>> {
+        if branch.is_snapshot()
+            && let Some(link) = index.find_in_snapshot(stat.st_ino, &inode_id)?
+        {
+            return Ok(Some(link));
+        }
+        index.find(stat, inode_id)
+    }
+
+    /// By which name the names of a lower's file find its copy, if it has several.
+    pub(super) fn key_of(
+        &self,
+        branch: BranchId,
+        stat: &Stat,
+        inode_id: impl Fn() -> Result<Option<LastingId>>,
+    ) -> Result<Option<LastingId>> {
+        if let (Some(upper), true) = (&self.upper, branch.is_snapshot())
+            && let Some(link) = upper.index.find_in_snapshot(stat.st_ino, &inode_id)?
+        {
+            return Ok(upper.index.key(link));
+        }
+        inode_id()
     }
 
     /// The number that an inode on disk shows. `inode_id` tells its lasting name, if it is the upper's.

@@ -41,6 +41,7 @@ mod real_inode;
 mod records;
 mod remove;
 mod rename;
+mod snapshot;
 mod stack;
 mod sync;
 mod xattr;
@@ -55,6 +56,7 @@ pub use lookup::Looked;
 pub use node::NodeId;
 pub use readdir::{DirItem, Found, PlusItem};
 pub use rename::RenameMode;
+pub use snapshot::{NextUpper, OldUpper, SavedNotes};
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -67,8 +69,8 @@ use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
 use crate::branch::{
-    Atime, Believed, BranchRoots, Copier, Dir, Hidden, Inodes, LastingId, Limits, Overrides, Ownership,
-    Policy, Quota, UpperDir, WorkDir,
+    Atime, Believed, BranchRoots, Copier, Dir, Hidden, LastingId, Limits, Overrides, Ownership, Policy,
+    Quota, UpperDir, UpperRoot, WorkDir,
 };
 use crate::error::{Error, Result};
 use crate::rules::BranchId;
@@ -79,6 +81,7 @@ use inode_table::InodeTable;
 use listings::ListingCache;
 use node::{Body, Node, NodeState, Place, RealId};
 use open_files::{DirCache, FileCache};
+use snapshot::{inodes_of, lower_of, notes_of};
 use stack::{Lower, Stack};
 
 /// How a union behaves, beyond its branches.
@@ -109,7 +112,7 @@ pub struct UnionOptions {
 /// # Errors
 /// Those of the calls that it takes; an error if the workdir is not fit to be read, as for a mount.
 pub fn hard_link_copies(work: &Dir, upper: &Dir) -> Result<Vec<NotedCopy>> {
-    Index::read_only(Some(work), upper)?.copies()
+    Index::read_only(Some(work), upper, None)?.copies()
 }
 
 /// The records in a workdir of whose an upper's files are, where those can have no attribute that says it. None if
@@ -152,6 +155,12 @@ pub struct Union {
     unneeded_records: Mutex<HashMap<NodeId, LastingId>>,
     /// Where the upper is, as users see it.
     upper_path: Option<PathBuf>,
+    /// From which generation on what was the upper before is which lower.
+    swaps: Vec<(u32, BranchId)>,
+    /// The last generation that changed what users see.
+    looked_again: u32,
+    /// Whether something that was written before a snapshot may not be on disk yet.
+    unsynced_snapshots: Mutex<bool>,
     copied_up: CopiedUp,
 }
 
@@ -190,6 +199,7 @@ impl Upper {
         root: &mut UpperDir,
         outer: &UpperDir,
         lowers: &[Dir],
+        (snapshots, notes): (&[Dir], Option<&UpperDir>),
         options: &UnionOptions,
     ) -> Result<Self> {
         let work = Arc::new(WorkDir::open(outer.clone())?);
@@ -197,9 +207,9 @@ impl Upper {
             work.close()?;
             return Err(e);
         }
-        let index = Index::open(Arc::clone(&work), outer, root, lowers)?;
+        let index = Index::open(Arc::clone(&work), outer, root, lowers, notes)?;
         // The notes in the workdir are this upper's by now.
-        let policy = Self::policy(root, &work, options)?;
+        let policy = Self::policy(root, snapshots, &work, options)?;
         if let Some(policy) = &policy {
             work.follow(policy);
         }
@@ -210,7 +220,12 @@ impl Upper {
         Ok(Self { index, work: Some(work) })
     }
 
-    fn policy(root: &UpperDir, work: &WorkDir, options: &UnionOptions) -> Result<Option<Arc<Policy>>> {
+    fn policy(
+        root: &UpperDir,
+        snapshots: &[Dir],
+        work: &WorkDir,
+        options: &UnionOptions,
+    ) -> Result<Option<Arc<Policy>>> {
         let mut policy = Policy::default();
         if let Some((xattr, believed)) = options.overrides {
             let overrides = Overrides::new(xattr, believed, root)?;
@@ -218,13 +233,21 @@ impl Upper {
             policy.overrides = Some(Arc::new(overrides.of_upper(sample.inode(), work.owners()?)?));
         }
         if !options.limits.are_none() {
-            policy.quota = Some(Arc::new(Quota::of(root, options.limits)?));
+            policy.quota = {
+                let all = std::iter::once(&**root).chain(snapshots);
+                Some(Arc::new(Quota::of(all, options.limits)?))
+            };
         }
         Ok((policy.overrides.is_some() || policy.quota.is_some()).then(|| Arc::new(policy)))
     }
 
     /// That of a mount that changes nothing.
-    fn read(root: &mut UpperDir, outer: Option<UpperDir>, options: &UnionOptions) -> Result<Self> {
+    fn read(
+        root: &mut UpperDir,
+        outer: Option<UpperDir>,
+        notes: Option<&Dir>,
+        options: &UnionOptions,
+    ) -> Result<Self> {
         let outer = outer.as_deref().cloned();
         let policy = match options.overrides {
             Some((xattr, believed)) => {
@@ -235,7 +258,8 @@ impl Upper {
             }
             None => None,
         };
-        let index = Index::read_only(outer.map(|outer| outer.under(policy.clone())).as_ref(), root)?;
+        let outer = outer.map(|outer| outer.under(policy.clone()));
+        let index = Index::read_only(outer.as_ref(), root, notes)?;
         *root = root.clone().under(policy);
         Ok(Self { index, work: None })
     }
@@ -255,34 +279,41 @@ impl Union {
     /// # Errors
     /// What the disk says of a branch's root or of the workdir.
     pub fn open(branches: BranchRoots, options: UnionOptions) -> Result<Self> {
-        let inodes = if options.stable_inodes { Inodes::Stable } else { Inodes::MayChange };
-        let mut lowers = Vec::with_capacity(branches.lowers.len());
-        let mut paths = Vec::with_capacity(branches.lowers.len());
-        let mut upper = None;
-        let mut upper_root = None;
-        let mut upper_path = None;
-        let hidden = branches.hidden;
-        if let Some(roots) = branches.upper {
-            upper_path = Some(roots.upper.path);
-            let atime = if options.noatime || !roots.writes { Atime::Kept } else { Atime::AsDisk };
-            let root = UpperDir::root(roots.upper.fd, atime, inodes);
-            upper_root = Some(root);
-            upper = Some((roots.work.map(|work| UpperDir::workdir(work.fd, atime, inodes)), roots.writes));
-        }
-        for (root, id) in branches.lowers.into_iter().zip(1..) {
-            paths.push(root.path);
-            lowers.push(Dir::root(root.fd, BranchId(id), Atime::Kept, inodes));
-        }
+        let inodes = inodes_of(&options);
+        let BranchRoots { upper, lowers, hidden } = branches;
+        let (paths, roots): (Vec<_>, Vec<_>) = lowers.into_iter().map(|root| (root.path, root.fd)).unzip();
+        let roots = roots.into_iter().zip(1..);
+        let lowers = roots.map(|(fd, id)| Dir::root(fd, BranchId(id), Atime::Kept, inodes)).collect();
         let lowers = told_apart(lowers)?;
-        let upper = match (&mut upper_root, upper) {
-            (Some(root), Some((Some(outer), true))) => Some(Upper::written(root, &outer, &lowers, &options)?),
-            (Some(root), Some((outer, _))) => Some(Upper::read(root, outer, &options)?),
-            _ => None,
+        let (mut upper_root, mut upper_path, mut below) = (None, None, Vec::new());
+        let upper = match upper {
+            None => None,
+            Some(UpperRoot { upper, work, writes, mut snapshots }) => {
+                let atime = if options.noatime || !writes { Atime::Kept } else { Atime::AsDisk };
+                let mut root = UpperDir::root(upper.fd, atime, inodes);
+                let outer = work.map(|work| UpperDir::workdir(work.fd, atime, inodes));
+                let notes = snapshots.first_mut().and_then(|snapshot| notes_of(snapshot, &options));
+                let owners = index::owners(outer.as_deref(), &root)?;
+                // The oldest has the lowest number.
+                for (snapshot, at) in snapshots.into_iter().rev().zip(1..) {
+                    let id = BranchId(BranchId::BEFORE_SNAPSHOTS.0 + at);
+                    below.insert(0, lower_of(snapshot, id, &options, owners.clone())?);
+                }
+                let layers: Vec<Dir> = below.iter().map(|lower: &Lower| lower.root.clone()).collect();
+                let past = (&layers[..], notes.as_ref());
+                let upper_of = match (outer, writes) {
+                    (Some(outer), true) => Upper::written(&mut root, &outer, &lowers, past, &options)?,
+                    (outer, _) => Upper::read(&mut root, outer, notes.as_deref(), &options)?,
+                };
+                upper_root = Some(root);
+                upper_path = Some(upper.path);
+                Some(upper_of)
+            }
         };
         let with_policy = |lower| lower_policy(&lower, &hidden, &options).map(|policy| lower.under(policy));
         let lowers = lowers.into_iter().map(with_policy).collect::<Result<Vec<_>>>()?;
         let named = lowers.iter().cloned().zip(paths).map(|(root, path)| Lower { root, path });
-        let stack = Stack::new(upper_root, named.collect(), options.overlay_upper)?;
+        let stack = Stack::new(upper_root, below.into_iter().chain(named).collect(), options.overlay_upper)?;
         let parts = stack.root_parts();
         if parts.is_empty() {
             return Err(Error::Bug("a union without branches"));
@@ -300,6 +331,9 @@ impl Union {
             unlinked: Mutex::default(),
             unneeded_records: Mutex::default(),
             upper_path,
+            swaps: Vec::new(),
+            looked_again: 0,
+            unsynced_snapshots: Mutex::default(),
             copied_up: CopiedUp::default(),
         };
         let state = NodeState::found(Place::Root, Body::Dir(parts), RealId::NONE);

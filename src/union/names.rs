@@ -132,7 +132,8 @@ impl Union {
             Seen::Leaf { branch, stat } => {
                 if stat.is_hard_linked() {
                     // The lower's object is where it was.
-                    let key = lasting_id(&locked.parts, *branch, name, stat).unwrap_or_else(|e| {
+                    let id = || lasting_id(&locked.parts, *branch, name, stat);
+                    let key = self.key_of(*branch, stat, id).unwrap_or_else(|e| {
                         log::warn!("a link count is wrong from now on: {e}");
                         None
                     });
@@ -167,17 +168,36 @@ impl Union {
 
     /// The index keeps a copy with several lower names alive until none of them shows it any more.
     fn drop_link_if_last(&self, node: &Node) -> Result<()> {
-        let Body::Linked(link) = node.state().body else { return Ok(()) };
-        let index = &self.upper()?.index;
-        let Some(note) = index.note(link) else { return Ok(()) };
-        let copy = index.upper_copy(link)?;
-        let stat = copy.stat()?;
-        if note.is_gone(&stat) {
-            if self.table.find(node.id).is_some() {
-                self.keep(node, copy);
+        let body = node.state().body.clone();
+        let index = match body {
+            Body::Linked(_) | Body::Shared(_) => &self.upper()?.index,
+            _ => return Ok(()),
+        };
+        let is_known = self.table.find(node.id).is_some();
+        match body {
+            Body::Linked(link) => {
+                let Some(note) = index.note(link) else { return Ok(()) };
+                let copy = index.upper_copy(link)?;
+                let stat = copy.stat()?;
+                if note.is_gone(&stat) {
+                    if is_known {
+                        self.keep(node, copy);
+                    }
+                    self.drop_origin(&stat);
+                    index.drop_link(link)?;
+                }
             }
-            self.drop_origin(&stat);
-            index.drop_link(link)?;
+            Body::Shared(link) => {
+                let Some(note) = index.note(link) else { return Ok(()) };
+                let copy = index.copy(link)?;
+                if note.is_gone(&copy.stat()?) {
+                    if is_known {
+                        self.files.pin_snapshot(node.id, copy);
+                    }
+                    index.drop_link(link)?;
+                }
+            }
+            _ => {}
         }
         Ok(())
     }

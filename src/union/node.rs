@@ -96,11 +96,25 @@ struct Rare {
     lower: Vec<LowerPlace>,
 }
 
+/// The lower, and the snapshot, that has come last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Youngest {
+    pub(super) lower: BranchId,
+    pub(super) snapshot: BranchId,
+}
+
+impl Youngest {
+    /// Whether a lower was there already.
+    fn knows(self, branch: BranchId) -> bool {
+        if branch.is_snapshot() { branch <= self.snapshot } else { branch <= self.lower }
+    }
+}
+
 /// Where a directory is in the lowers that were there when it was moved.
 #[derive(Clone, Debug)]
 struct LowerPlace {
     /// The youngest of those lowers.
-    youngest: BranchId,
+    youngest: Youngest,
     dir: Arc<Node>,
     name: Name,
 }
@@ -189,7 +203,7 @@ impl NodeState {
     /// Where its object in a lower is: in that lower's object of that directory, under that name.
     #[must_use]
     pub fn lower_place(&self, branch: BranchId) -> Option<(&Arc<Node>, &Name)> {
-        let moved = self.rare.iter().flat_map(|rare| &rare.lower).find(|moved| branch <= moved.youngest);
+        let moved = self.rare.iter().flat_map(|rare| &rare.lower).find(|moved| moved.youngest.knows(branch));
         match moved {
             Some(LowerPlace { dir, name, .. }) => Some((dir, name)),
             None => self.place.last(),
@@ -197,12 +211,12 @@ impl NodeState {
     }
 
     /// Its objects in the lowers, of which `youngest` came last, stay where they are, wherever the node goes.
-    pub(super) fn keep_lower_place(&mut self, youngest: BranchId) {
+    pub(super) fn keep_lower_place(&mut self, youngest: Youngest) {
         let Some((dir, name)) = self.place.last().map(|(dir, name)| (Arc::clone(dir), name.clone())) else {
             return;
         };
         let lower = &mut self.rare.get_or_insert_default().lower;
-        if lower.last().is_none_or(|last| last.youngest < youngest) {
+        if lower.last().is_none_or(|last| last.youngest != youngest) {
             lower.push(LowerPlace { youngest, dir, name });
         }
     }
@@ -234,10 +248,9 @@ impl NodeState {
         self.place.take_parent().into_iter().chain(rare.other.map(|other| other.dir)).chain(lower)
     }
 
-    /// The directories that it has names in.
-    pub(super) fn named_in(&self) -> impl Iterator<Item = &Arc<Node>> {
-        let last = self.place.last().map(|(dir, _)| dir);
-        last.into_iter().chain(self.other().map(|other| &other.dir))
+    /// Its names, as far as they are known, and the directories that they are in.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&Arc<Node>, &Name)> {
+        self.place.last().into_iter().chain(self.other().map(|other| (&other.dir, &other.name)))
     }
 }
 
@@ -276,6 +289,8 @@ pub enum Body {
     Leaf(BranchId),
     /// A copy in the workdir that other names lead to as well: a lower file with several hard links.
     Linked(super::index::LinkId),
+    /// The same of a copy that is in a snapshot: to be copied up before it is changed.
+    Shared(super::index::LinkId),
     /// In the workdir under the node's own number: unlinked in the upper, and still open.
     Unlinked,
 }
@@ -287,7 +302,21 @@ impl Body {
         match self {
             Self::Dir(parts) => parts[0].branch.is_upper(),
             Self::Leaf(branch) => branch.is_upper(),
+            Self::Shared(_) => false,
             Self::Linked(_) | Self::Unlinked => true,
+        }
+    }
+
+    /// What was the upper is that lower from now on.
+    pub(super) fn move_out_of_upper(&mut self, lower: BranchId) {
+        let renamed = |branch: BranchId| if branch.is_upper() { lower } else { branch };
+        match self {
+            Self::Dir(parts) if parts.iter().any(|part| part.branch.is_upper()) => {
+                *parts = parts.iter().map(|part| DirPart { branch: renamed(part.branch), ..*part }).collect();
+            }
+            Self::Leaf(branch) => *branch = renamed(*branch),
+            Self::Linked(link) => *self = Self::Shared(*link),
+            Self::Dir(_) | Self::Shared(_) | Self::Unlinked => {}
         }
     }
 

@@ -101,8 +101,26 @@ impl Opened {
 #[derive(Debug)]
 pub(super) struct FileCache {
     open: Mutex<LruCache<NodeId, Slot>>,
-    pins: Mutex<HashMap<NodeId, UpperInode>>,
+    pins: Mutex<HashMap<NodeId, Pin>>,
     most_pins: usize,
+}
+
+/// An inode that exists for us through its descriptor only.
+#[derive(Clone, Debug)]
+pub(super) enum Pin {
+    /// It has no name.
+    Upper(UpperInode),
+    /// It has other names in a snapshot, and is not to be changed.
+    Snapshot(Inode),
+}
+
+impl Pin {
+    pub(super) fn inode(&self) -> &Inode {
+        match self {
+            Self::Upper(inode) => inode,
+            Self::Snapshot(inode) => inode,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -177,10 +195,23 @@ impl FileCache {
     }
 
     pub(super) fn pin(&self, id: NodeId, inode: UpperInode) {
-        self.pins.lock().insert(id, inode);
+        self.pins.lock().insert(id, Pin::Upper(inode));
     }
 
-    pub(super) fn pinned(&self, id: NodeId) -> Option<UpperInode> {
+    pub(super) fn pin_snapshot(&self, id: NodeId, inode: Inode) {
+        self.pins.lock().insert(id, Pin::Snapshot(inode));
+    }
+
+    /// All nodes that are kept by a descriptor of the upper's inode.
+    pub(super) fn pins_in_upper(&self) -> Vec<(NodeId, UpperInode)> {
+        let upper = |(id, pin): (&NodeId, &Pin)| match pin {
+            Pin::Upper(inode) => Some((*id, inode.clone())),
+            Pin::Snapshot(_) => None,
+        };
+        self.pins.lock().iter().filter_map(upper).collect()
+    }
+
+    pub(super) fn pinned(&self, id: NodeId) -> Option<Pin> {
         self.pins.lock().get(&id).cloned()
     }
 

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::node::{Body, DirPart, Node, NodeGuard, NodeState};
-use super::open_files::Opened;
+use super::open_files::{Opened, Pin};
 use super::stack::OpenPart;
 use crate::branch::{Dir, Inode, ReadFile, Stat, UpperDir, UpperInode};
 use crate::error::{Error, Result};
@@ -184,8 +184,8 @@ impl Union {
             if let Some(Opened::Write(file)) = self.files.get(node.id) {
                 return Ok(Some(file.upper_inode()));
             }
-            if let Some(pin) = self.files.pinned(node.id) {
-                return Ok(Some(pin));
+            if let Some(Pin::Upper(inode)) = self.files.pinned(node.id) {
+                return Ok(Some(inode));
             }
             let body = node.state().body.clone();
             match body {
@@ -193,7 +193,7 @@ impl Union {
                 Body::Dir(_) => return Ok(Some(self.upper_dir(node)?.upper_inode())),
                 Body::Linked(link) => return self.upper()?.index.upper_copy(link).map(Some),
                 Body::Unlinked => return self.unlinked_inode(node).map(Some),
-                Body::Leaf(_) => {}
+                Body::Leaf(_) | Body::Shared(_) => {}
             }
             let Some(dir) = node.state().place.last().map(|(dir, _)| Arc::clone(dir)) else {
                 return Err(Error::Bug("a file without a directory"));
@@ -213,12 +213,12 @@ impl Union {
             return Ok(Some(open.inode().clone()));
         }
         if let Some(pin) = self.files.pinned(node.id) {
-            return Ok(Some((*pin).clone()));
+            return Ok(Some(pin.inode().clone()));
         }
         let body = node.state().body.clone();
         match body {
             Body::Dir(parts) => Ok(Some(self.part(node, &parts[0])?.inode())),
-            Body::Linked(link) => self.upper()?.index.copy(link).map(Some),
+            Body::Linked(link) | Body::Shared(link) => self.upper()?.index.copy(link).map(Some),
             Body::Unlinked => Ok(Some((*self.unlinked_inode(node)?).clone())),
             Body::Leaf(_) => Ok(None),
         }

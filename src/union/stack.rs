@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::node::{DirPart, DirParts, RealId};
+use super::node::{DirPart, DirParts, RealId, Youngest};
 use super::xino::Xino;
 use crate::branch::{Dir, Stat, UpperDir};
 use crate::error::{Error, Result};
@@ -25,14 +25,17 @@ pub(super) struct Stack {
     retired: Vec<Branch>,
     /// The upper's.
     upper_top: Top,
-    /// The lower that came last.
-    pub(super) youngest: BranchId,
+    /// The lower, and the snapshot, that came last.
+    pub(super) youngest: Youngest,
+    /// Whether a device 0:0 in the upper, and in what was the upper, is a whiteout.
+    overlay_upper: bool,
     /// Tells inodes apart.
     pub(super) xino: Xino,
 }
 
+/// A lower, and what its root says.
 #[derive(Debug)]
-struct Branch {
+pub(super) struct Branch {
     root: Dir,
     /// As users see it.
     path: PathBuf,
@@ -47,7 +50,7 @@ impl Branch {
 
 /// What a branch's root says.
 #[derive(Clone, Copy, Debug, Default)]
-struct Top {
+pub(super) struct Top {
     traits: Traits,
     /// It is a part of the union's root; None without a branch.
     part: Option<DirPart>,
@@ -101,10 +104,12 @@ pub(super) enum Seen {
 }
 
 impl Seen {
-    /// The topmost lower part of a directory, if there is one: it gives the directory its number.
+    /// The topmost lower part of a directory, if there is one: it gives the directory its number. What was the upper once is
+    /// none as long as there is another.
     pub(super) fn number_part(&self) -> Option<&DirPart> {
         let Self::Dir { parts, .. } = self else { return None };
-        parts.iter().find(|part| !part.branch.is_upper()).or(parts.first())
+        let is_ours = |part: &&DirPart| part.branch.is_upper() || part.branch.is_snapshot();
+        parts.iter().find(|part| !is_ours(part)).or(parts.last())
     }
 }
 
@@ -121,46 +126,69 @@ impl Stack {
             Some(upper) => Top::of(upper, overlay_upper, &xino)?,
             None => Top::default(),
         };
-        let (lowers_by, youngest) = (Vec::with_capacity(lowers.len()), BranchId::UPPER);
-        let mut stack = Self { upper, lowers: lowers_by, retired: Vec::new(), upper_top, youngest, xino };
+        let youngest = Youngest { lower: BranchId::UPPER, snapshot: BranchId::BEFORE_SNAPSHOTS };
+        let (branches, retired) = (Vec::with_capacity(lowers.len()), Vec::new());
+        let mut stack = Self { upper, lowers: branches, retired, upper_top, youngest, overlay_upper, xino };
         let lowers = lowers.into_iter().map(|lower| stack.look_at(lower)).collect::<Result<_>>()?;
         stack.set_lowers(lowers);
         Ok(stack)
     }
 
-    /// Looks at a lower that comes into the stack.
-    fn look_at(&self, lower: Lower) -> Result<Branch> {
+    /// Looks at a lower that is or comes into the stack.
+    ///
+    /// # Errors
+    /// What the disk says of its root.
+    pub(super) fn look_at(&self, lower: Lower) -> Result<Branch> {
         let Lower { root, path } = lower;
-        let top = Top::of(&root, true, &self.xino)?;
+        let top = match self.branch(root.branch()) {
+            Ok(known) => known.top,
+            Err(_) => {
+                // Whoever made a device through the mount has made a device.
+                let devices = !root.branch().is_snapshot() || self.overlay_upper;
+                Top::of(&root, devices, &self.xino)?
+            }
+        };
         Ok(Branch { root, path, top })
     }
 
+    /// Looks at a directory that is to be the upper.
+    ///
+    /// # Errors
+    /// What the disk says of it.
+    pub(super) fn look_at_upper(&self, upper: &UpperDir) -> Result<Top> {
+        Top::of(upper, self.overlay_upper, &self.xino)
+    }
+
     fn set_lowers(&mut self, lowers: Vec<Branch>) -> Vec<Branch> {
-        self.youngest = lowers.iter().map(Branch::id).fold(self.youngest, BranchId::max);
+        for id in lowers.iter().map(Branch::id) {
+            let Youngest { lower, snapshot } = &mut self.youngest;
+            let youngest = if id.is_snapshot() { snapshot } else { lower };
+            *youngest = id.max(*youngest);
+        }
         std::mem::replace(&mut self.lowers, lowers)
     }
 
     /// Has these lowers from now on, from the top down; says which are in it no more. Those may still have files that
     /// are open, until [`Self::let_go`].
-    ///
-    /// # Errors
-    /// What the disk says of the root of a lower that was not in it: then nothing has changed.
-    pub(super) fn restack(&mut self, lowers: Vec<Lower>) -> Result<Vec<BranchId>> {
-        let known = |lower: &Lower| {
-            let all = self.lowers.iter().chain(&self.retired);
-            all.filter(|known| known.id() == lower.root.branch()).map(|known| known.top).next()
-        };
-        let look = |lower: Lower| match known(&lower) {
-            Some(top) => Ok(Branch { root: lower.root, path: lower.path, top }),
-            None => self.look_at(lower),
-        };
-        let lowers = lowers.into_iter().map(look).collect::<Result<Vec<_>>>()?;
+    pub(super) fn restack(&mut self, lowers: Vec<Branch>) -> Vec<BranchId> {
         let before = self.set_lowers(lowers);
         let is_in = |branch: &Branch| self.lowers.iter().any(|other| other.id() == branch.id());
         let gone: Vec<_> = before.into_iter().filter(|branch| !is_in(branch)).collect();
         let ids = gone.iter().map(Branch::id).collect();
         self.retired.extend(gone);
-        Ok(ids)
+        ids
+    }
+
+    /// Has another upper from now on. The one of before is nowhere in the stack then.
+    pub(super) fn swap_upper(&mut self, upper: UpperDir, top: Top) {
+        (self.upper, self.upper_top) = (Some(upper), top);
+    }
+
+    /// What was the upper is in the stack no more, and may still have files that are open.
+    pub(super) fn retire_upper(&mut self, upper: &UpperDir, id: BranchId, path: PathBuf) {
+        self.youngest.snapshot = id;
+        let branch = Branch { root: upper.as_snapshot(id, None), path, top: Top::default() };
+        self.retired.push(branch);
     }
 
     /// Lets go of lowers that are in the stack no more, unless they are still in use.

@@ -106,7 +106,12 @@ impl<'a> Stand<'a> {
     }
 
     pub fn open_as(&self, options: UnionOptions) -> Result<Union, Error> {
-        let upper = UpperRoot { upper: open(self.upper()), work: Some(open(self.work())), writes: true };
+        let upper = UpperRoot {
+            upper: open(self.upper()),
+            work: Some(open(self.work())),
+            writes: true,
+            snapshots: Vec::new(),
+        };
         let overlay_upper = self.stack.overlay_upper;
         let roots = BranchRoots { upper: Some(upper), lowers: self.lower_roots(), hidden: Hidden::default() };
         Union::open(roots, UnionOptions { overlay_upper, ..options })

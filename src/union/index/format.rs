@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use super::log_file::read;
+use super::log_file::{add, read};
 use crate::branch::{Dir, HOME, OWNERS, UpperDir, WorkDir};
 use crate::error::{Error, Result};
 
@@ -17,7 +17,9 @@ const NEW: &str = "format.new";
 const VOLATILE: &str = "volatile";
 const HEAD: &str = "plyfs workdir 2";
 /// What belongs to one upper.
-const NOTES: [&str; 4] = ["index", "links", OWNERS, VOLATILE];
+const NOTES: [&str; 4] = [INDEX, LINKS, OWNERS, VOLATILE];
+const INDEX: &str = "index";
+const LINKS: &str = "links";
 
 /// Whether the upper can be known again by the next mount.
 pub(super) fn is_known(upper: &Dir) -> Result<bool> {
@@ -25,7 +27,10 @@ pub(super) fn is_known(upper: &Dir) -> Result<bool> {
 }
 
 /// Sees to it that the notes in the workdir are this upper's.
-pub(super) fn claim(work: &WorkDir, upper: &Dir) -> Result<()> {
+///
+/// An upper that lies on a snapshot, and has none yet, has those that are kept with the snapshot: it was made, and the
+/// mount ended before the workdir knew of it.
+pub(super) fn claim(work: &WorkDir, upper: &Dir, snapshot: Option<&UpperDir>) -> Result<()> {
     let home = work.root()?;
     let ours = id_of(upper)?;
     let theirs = read_format(&home)?;
@@ -33,13 +38,56 @@ pub(super) fn claim(work: &WorkDir, upper: &Dir) -> Result<()> {
     let is_ours = theirs.as_deref() == Some(&*ours);
     if !is_ours {
         if let Some(theirs) = &theirs {
+            refuse_after_crash(&home)?;
             set_aside(&home, theirs)?;
+        }
+        if let Some(snapshot) = snapshot
+            && home.stat(&aside_name(&ours))?.is_none()
+        {
+            copy_from(work, &home, snapshot)?;
         }
         write_format(&home, &ours)?;
     }
     // Also if the last mount was killed before it had done so.
     bring_back(&home, &ours)?;
     refuse_after_crash(&home)
+}
+
+/// The notes are this upper's from now on.
+pub(super) fn write(work: &WorkDir, upper: &Dir) -> Result<()> {
+    let home = work.root()?;
+    write_format(&home, &id_of(upper)?)?;
+    home.sync()
+}
+
+/// The notes are this upper's, and what those of a snapshot are.
+pub(super) fn take_from(work: &WorkDir, upper: &Dir, snapshot: Option<&UpperDir>) -> Result<()> {
+    let home = work.root()?;
+    work.forget_links();
+    for name in [INDEX, LINKS] {
+        home.remove_tree(OsStr::new(name))?;
+    }
+    if let Some(snapshot) = snapshot {
+        copy_from(work, &home, snapshot)?;
+    }
+    write_format(&home, &id_of(upper)?)?;
+    home.sync()
+}
+
+/// Copies the log, and links what the links lead to.
+fn copy_from(work: &WorkDir, home: &UpperDir, snapshot: &UpperDir) -> Result<()> {
+    let log = read(snapshot, INDEX)?.unwrap_or_default();
+    home.remove_marker(OsStr::new(INDEX))?;
+    add(home, 0, log.as_bytes())?;
+    let name = OsStr::new(LINKS);
+    if snapshot.stat(name)?.is_some() {
+        let (from, to) = (snapshot.open_upper_dir(name)?, work.links()?);
+        for entry in from.list()? {
+            to.remove_marker(&entry.name)?;
+            to.link(&from.open_upper_inode(&entry.name)?, &entry.name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where this upper's notes are in a workdir that is not written to.

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use parking_lot::Mutex;
 use rustix::fs::Mode;
 
-use crate::branch::{Dir, WorkDir, WriteFile};
+use crate::branch::{Dir, UpperDir, WorkDir, WriteFile};
 use crate::error::{Error, Place, Result};
 use crate::rules::BranchId;
 
@@ -55,6 +55,23 @@ impl Log {
         state.end += line.len() as u64;
         state.lines += 1;
         Ok(())
+    }
+
+    /// Copies what follows `from` to the file of that name in another directory. Says where it ends.
+    pub(super) fn copy(&self, work: &WorkDir, to: &UpperDir, from: u64) -> Result<u64> {
+        let state = &mut *self.0.lock();
+        let file = state.open(work)?;
+        let mut bytes = vec![0; usize::try_from(state.end.saturating_sub(from)).unwrap_or(0)];
+        let file = file.upper_inode().open_read()?;
+        let mut length = 0;
+        while length < bytes.len() {
+            match file.read_at(from + length as u64, &mut bytes[length..])? {
+                0 => break,
+                more => length += more,
+            }
+        }
+        add(to, from, &bytes[..length])?;
+        Ok(from + length as u64)
     }
 
     /// Waits until all lines so far are on disk.
@@ -121,6 +138,20 @@ fn open(work: &WorkDir) -> Result<(WriteFile, u64)> {
         file.truncate(whole)?;
     }
     Ok((file, whole))
+}
+
+/// Writes a part of the file of that name in a directory, and waits until it is on disk.
+pub(super) fn add(dir: &UpperDir, at: u64, bytes: &[u8]) -> Result<()> {
+    let name = OsStr::new(NAME);
+    let file = match dir.stat(name)? {
+        None => dir.create(name, Mode::RUSR | Mode::WUSR)?,
+        Some(_) => dir.open_upper_inode(name)?.open_write()?,
+    };
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    file.write_all_at(at, bytes)?;
+    file.sync_data()
 }
 
 /// A small file of ours, None if there is none.

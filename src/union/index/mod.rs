@@ -51,6 +51,8 @@ pub struct LinkNote {
     lost: bool,
     /// Whether there is a copy in the upper, and a link to it in `links`.
     pub copied_up: bool,
+    /// Whether that copy is in a snapshot: then all names of the file are those of lowers.
+    pub in_snapshot: bool,
 }
 
 /// A copy in the upper of a lower file with several names.
@@ -65,6 +67,13 @@ pub struct NotedCopy {
 }
 
 impl LinkNote {
+    /// The same once the upper is a snapshot. `stat` is the copy's.
+    fn frozen(&self, stat: &Stat) -> Self {
+        let lower_links = Some(self.shown_links(stat));
+        let key = self.key.clone();
+        Self { key, lower_links, covered: 0, exact: true, lost: false, copied_up: true, in_snapshot: true }
+    }
+
     fn remaining(&self) -> u32 {
         self.lower_links.map_or(1, |links| links.saturating_sub(self.covered))
     }
@@ -78,7 +87,8 @@ impl LinkNote {
     /// The link count that users see. `stat` is the copy's, if there is one: one of that one's links is in `links`.
     #[must_use]
     pub fn shown_links(&self, stat: &Stat) -> u32 {
-        let in_upper = if self.copied_up { (stat.st_nlink as u32).saturating_sub(1) } else { 0 };
+        let has_names = self.copied_up && !self.in_snapshot;
+        let in_upper = if has_names { (stat.st_nlink as u32).saturating_sub(1) } else { 0 };
         self.remaining().saturating_add(in_upper)
     }
 }
@@ -129,10 +139,15 @@ struct Inner {
     by_ino: HashMap<u64, Vec<LinkId>>,
     /// By inode number of the copy on the upper's filesystem.
     by_copy: HashMap<u64, LinkId>,
+    /// Copies in snapshots that have been copied up again.
+    older: HashMap<LastingId, LinkId>,
     next: u32,
 }
 
 const LINKS: &str = "links";
+/// What is added to the name of a link while another takes its place.
+const OLD: &str = ".old";
+const NEW: &str = ".new";
 
 /// Where an upper's records are of what can have no attribute, in a workdir that is not written to.
 ///
@@ -151,10 +166,16 @@ impl Index {
     ///
     /// # Errors
     /// Those of the calls that it takes, but for a full disk: then there are no notes yet.
-    pub fn open(work: Arc<WorkDir>, outer: &UpperDir, upper: &UpperDir, lowers: &[Dir]) -> Result<Self> {
+    pub fn open(
+        work: Arc<WorkDir>,
+        outer: &UpperDir,
+        upper: &UpperDir,
+        lowers: &[Dir],
+        snapshot: Option<&UpperDir>,
+    ) -> Result<Self> {
         let log = Log::default();
         let remembers = format::is_known(upper)?;
-        let inner = match format::claim(&work, upper) {
+        let inner = match format::claim(&work, upper, snapshot) {
             Err(e) if e.is(Errno::NOSPC) || e.is(Errno::DQUOT) => {
                 log::warn!("the workdir has no notes, the disk is full: {e}");
                 Inner::default()
@@ -176,18 +197,99 @@ impl Index {
         };
         let store = Store::Written(work, log);
         let index = Self { store, remembers, missed: AtomicBool::new(false), inner: Mutex::new(inner) };
+        if let Some(snapshot) = snapshot {
+            index.know_snapshot(snapshot)?;
+        }
         adopt::adopt(&index, outer, upper, lowers);
         Ok(index)
+    }
+
+    /// Copies the log of now to another directory. Says how much of it: it goes on.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn save_log(&self, to: &UpperDir) -> Result<u64> {
+        match &self.store {
+            Store::Written(work, log) => log.copy(work, to, 0),
+            Store::Read(_) => Err(Error::ReadOnly),
+        }
+    }
+
+    /// Copies the rest of the log, what it will say once the upper is a snapshot, and the links. To be called by who is
+    /// alone.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn save_rest(&self, to: &UpperDir, from: u64) -> Result<()> {
+        let Store::Written(work, log) = &self.store else { return Err(Error::ReadOnly) };
+        let end = log.copy(work, to, from)?;
+        let mut lines = String::new();
+        let mut links = None;
+        for (id, note) in self.copied() {
+            let copy = self.copy(id)?;
+            let frozen = note.frozen(&copy.stat()?);
+            lines.push_str(&link_line(&frozen));
+            let links = match &links {
+                Some(links) => links,
+                None => {
+                    to.make_dir(OsStr::new(LINKS), Mode::RWXU)?;
+                    links.insert(to.open_upper_dir(OsStr::new(LINKS))?)
+                }
+            };
+            let copy = work.links()?.open_upper_inode(OsStr::new(note.key.as_str()))?;
+            links.link(&copy, OsStr::new(note.key.as_str()))?;
+        }
+        if !lines.is_empty() {
+            log_file::add(to, end, lines.as_bytes())?;
+        }
+        to.sync()
+    }
+
+    /// The notes are those of another upper from now on, which lies on that of before.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn now_of(&self, upper: &UpperDir) -> Result<()> {
+        format::write(self.work()?, upper)
+    }
+
+    /// The notes are those of an upper that lies on a snapshot, whose own notes are in `snapshot`.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn go_back(&self, upper: &UpperDir, snapshot: Option<&UpperDir>) -> Result<()> {
+        let Store::Written(work, log) = &self.store else { return Err(Error::ReadOnly) };
+        log.close(work, true)?;
+        format::take_from(work, upper, snapshot)?;
+        let root = work.root()?;
+        // A number stands for one file for as long as the mount lives.
+        let mut inner = Inner { next: self.inner.lock().next, ..Inner::default() };
+        log.replay(&root, &mut |line| inner.replay(line))?;
+        if root.stat(OsStr::new(LINKS))?.is_some() {
+            inner.find_copies(&*work.links()?)?;
+        }
+        *self.inner.lock() = inner;
+        match snapshot {
+            Some(snapshot) => self.know_snapshot(snapshot),
+            None => Ok(()),
+        }
+    }
+
+    fn copied(&self) -> Vec<(LinkId, LinkNote)> {
+        let inner = self.inner.lock();
+        let copied = inner.notes.iter().filter(|(_, note)| note.copied_up);
+        copied.map(|(id, note)| (*id, note.clone())).collect()
     }
 
     /// Reads the notes of a workdir that this mount does not write to, if there is one.
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn read_only(work: Option<&Dir>, upper: &Dir) -> Result<Self> {
+    pub fn read_only(work: Option<&Dir>, upper: &Dir, snapshot: Option<&Dir>) -> Result<Self> {
         let mut inner = Inner::default();
         let mut links = None;
-        if let Some(home) = work.map(|work| format::find(work, upper)).transpose()?.flatten() {
+        let own = work.map(|work| format::find(work, upper)).transpose()?.flatten();
+        if let Some(home) = own.or_else(|| snapshot.cloned()) {
             Log::default().replay(&home, &mut |line| inner.replay(line))?;
             if home.stat(OsStr::new(LINKS))?.is_some() {
                 let dir = home.open_dir(OsStr::new(LINKS))?;
@@ -196,7 +298,10 @@ impl Index {
             }
         }
         let store = Store::Read(links);
-        Ok(Self { store, remembers: false, missed: AtomicBool::new(false), inner: Mutex::new(inner) })
+        let index =
+            Self { store, remembers: false, missed: AtomicBool::new(false), inner: Mutex::new(inner) };
+        snapshot.map_or(Ok(()), |snapshot| index.know_snapshot(snapshot))?;
+        Ok(index)
     }
 
     /// The copies of lower files with several names that the workdir notes.
@@ -320,6 +425,69 @@ impl Index {
         self.inner.lock().by_copy.get(&upper_ino).copied()
     }
 
+    /// The note of a file in a snapshot, which is one of its copies. `key` tells its lasting name.
+    ///
+    /// # Errors
+    /// Those of `key`.
+    pub fn find_in_snapshot(
+        &self,
+        ino: u64,
+        key: impl FnOnce() -> Result<Option<LastingId>>,
+    ) -> Result<Option<LinkId>> {
+        let (copy, may_be_older) = {
+            let inner = self.inner.lock();
+            let copy = inner.by_copy.get(&ino).copied();
+            let copy = copy.filter(|id| inner.notes.get(id).is_some_and(|note| note.in_snapshot));
+            (copy, inner.older.keys().any(|key| key.inode_number() == ino))
+        };
+        if copy.is_some() || !may_be_older {
+            return Ok(copy);
+        }
+        let Some(key) = key()? else { return Ok(None) };
+        Ok(self.inner.lock().older.get(&key).copied())
+    }
+
+    /// By which name a noted file is known.
+    #[must_use]
+    pub fn key(&self, id: LinkId) -> Option<LastingId> {
+        self.inner.lock().notes.get(&id).map(|note| note.key.clone())
+    }
+
+    /// The upper is about to be a snapshot: its copies are not changed any more, and their names are those of lowers.
+    ///
+    /// # Errors
+    /// Those of looking at the copies.
+    pub fn freeze(&self) -> Result<()> {
+        for (id, note) in self.copied() {
+            let frozen = note.frozen(&self.copy(id)?.stat()?);
+            self.update(id, |note| *note = frozen);
+        }
+        Ok(())
+    }
+
+    /// Which copies are in the topmost snapshot: those that its own links lead to.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    fn know_snapshot(&self, notes: &Dir) -> Result<()> {
+        if notes.stat(OsStr::new(LINKS))?.is_none() {
+            return Ok(());
+        }
+        let links = notes.open_dir(OsStr::new(LINKS))?;
+        for entry in links.list()? {
+            let Some(key) = entry.name.to_str().and_then(LastingId::parse) else { continue };
+            let Some(stat) = links.stat(&entry.name)? else { continue };
+            let inner = &mut *self.inner.lock();
+            let Some(id) = inner.by_key.get(&key).copied() else { continue };
+            if inner.by_copy.get(&stat.st_ino) == Some(&id)
+                && let Some(note) = inner.notes.get_mut(&id)
+            {
+                note.in_snapshot = true;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether there is a copy of that lower file.
     fn has_copy(&self, key: &LastingId) -> bool {
         let inner = self.inner.lock();
@@ -380,13 +548,41 @@ impl Index {
         // Before the link: a copy without a note has a link count that is a guess.
         self.update(id, |_| ());
         let links = self.work()?.links()?;
-        links.remove_marker(OsStr::new(key.as_str()))?;
-        links.link(copy, OsStr::new(key.as_str()))?;
+        let name = OsStr::new(key.as_str());
+        if !self.note(id).is_some_and(|note| note.in_snapshot) {
+            links.remove_marker(name)?;
+            links.link(copy, name)?;
+            return Ok(id);
+        }
+        // The names that lead to the copy in the snapshot are never without one.
+        let (old, new) = (with_suffix(key, OLD), with_suffix(key, NEW));
+        let snapshots = links.open_upper_inode(name)?;
+        let stat = snapshots.stat()?;
+        for left in [&old, &new] {
+            links.remove_marker(left)?;
+        }
+        if let Some(older) = snapshots.lasting_id(&stat)? {
+            self.append(&older_line(&older, key));
+            self.inner.lock().older.insert(older, id);
+        }
+        links.link(&snapshots, &old)?;
+        links.link(copy, &new)?;
+        links.rename(&new, &links, name)?;
+        let inner = &mut *self.inner.lock();
+        inner.by_copy.remove(&stat.st_ino);
+        if let Some(note) = inner.notes.get_mut(&id) {
+            note.in_snapshot = false;
+        }
         Ok(id)
     }
 
     /// The copy that was tied has its name: the other names lead to it from now on.
     pub fn publish(&self, id: LinkId, copy: &Stat) {
+        if let (Some(key), Ok(work)) = (self.key(id), self.work())
+            && let Err(e) = work.links().and_then(|links| links.remove_marker(&with_suffix(&key, OLD)))
+        {
+            log::debug!("a link stays in the workdir until the next mount: {e}");
+        }
         let inner = &mut *self.inner.lock();
         if let Some(note) = inner.notes.get_mut(&id) {
             note.copied_up = true;
@@ -400,11 +596,24 @@ impl Index {
     /// Those of unlinkat(2).
     pub fn untie(&self, id: LinkId) -> Result<()> {
         let Some(note) = self.note(id) else { return Ok(()) };
+        let links = self.work()?.links()?;
+        let old = with_suffix(&note.key, OLD);
+        if let Some(stat) = links.stat(&old)? {
+            // The copy in the snapshot is the one again.
+            links.rename(&old, &links, OsStr::new(note.key.as_str()))?;
+            let inner = &mut *self.inner.lock();
+            inner.by_copy.retain(|_, copied| *copied != id);
+            inner.by_copy.insert(stat.st_ino, id);
+            if let Some(note) = inner.notes.get_mut(&id) {
+                note.in_snapshot = true;
+            }
+            return Ok(());
+        }
         if note.copied_up {
             self.update(id, |note| note.copied_up = false);
             self.inner.lock().by_copy.retain(|_, copied| *copied != id);
         }
-        self.work()?.links()?.remove_marker(OsStr::new(note.key.as_str()))
+        links.remove_marker(OsStr::new(note.key.as_str()))
     }
 
     /// The copy of a lower file with several names, for looking.
@@ -578,8 +787,15 @@ impl Inner {
         let key = key.clone();
         self.by_key.insert(key.clone(), id);
         self.by_ino.entry(key.inode_number()).or_default().push(id);
-        let note =
-            LinkNote { key, lower_links: None, covered: 0, exact: false, lost: false, copied_up: false };
+        let note = LinkNote {
+            key,
+            lower_links: None,
+            covered: 0,
+            exact: false,
+            lost: false,
+            copied_up: false,
+            in_snapshot: false,
+        };
         self.notes.insert(id, note);
         id
     }
@@ -588,6 +804,7 @@ impl Inner {
         let Some(note) = self.notes.remove(&id) else { return };
         self.by_key.remove(&note.key);
         self.by_copy.retain(|_, copied| *copied != id);
+        self.older.retain(|_, copied| *copied != id);
         let ino = note.key.inode_number();
         if let Some(ids) = self.by_ino.get_mut(&ino) {
             ids.retain(|other| *other != id);
@@ -603,7 +820,11 @@ impl Inner {
             KnownBy::Id(id) => Some(origin_line(id, origin.number)),
             KnownBy::Birth(_) => None,
         });
-        origins.chain(self.notes.values().map(link_line)).collect()
+        let older = self
+            .older
+            .iter()
+            .filter_map(|(older, id)| self.notes.get(id).map(|note| older_line(older, &note.key)));
+        origins.chain(self.notes.values().map(link_line)).chain(older).collect()
     }
 
     /// Takes one line of the log. What is no note is passed over.
@@ -623,6 +844,12 @@ impl Inner {
                     (note.lower_links, note.covered, note.exact) = (lower_links, covered, exact);
                 }
             }),
+            (Some("S"), [older, key]) => {
+                LastingId::parse(older).zip(LastingId::parse(key)).map(|(older, key)| {
+                    let id = self.insert(&key);
+                    self.older.insert(older, id);
+                })
+            }
             (Some("D"), [key]) => LastingId::parse(key).map(|key| {
                 if let Some(id) = self.by_key.get(&key).copied() {
                     self.remove(id);
@@ -660,6 +887,14 @@ impl Inner {
 fn parse_origin(line: &str) -> Option<(LastingId, NodeId)> {
     let (id, number) = line.strip_prefix("O ")?.split_once(' ')?;
     Some((LastingId::parse(id)?, NodeId(number.parse().ok()?)))
+}
+
+fn older_line(older: &LastingId, key: &LastingId) -> String {
+    format!("S {} {}\n", older.as_str(), key.as_str())
+}
+
+fn with_suffix(key: &LastingId, suffix: &str) -> OsString {
+    format!("{}{suffix}", key.as_str()).into()
 }
 
 fn origin_line(id: &LastingId, number: NodeId) -> String {
