@@ -95,6 +95,16 @@ pub enum SnapshotError {
 
 type Result<T, E = SnapshotError> = std::result::Result<T, E>;
 
+/// Whether a snapshot can have that name: it is one of a directory beside the others, and a word.
+fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._+:@-".contains(&byte);
+    !name.is_empty()
+        && name.len() <= LONGEST_NAME
+        && name.bytes().all(fits)
+        && !name.starts_with('.')
+        && ![STACK, NEW, "-"].contains(&name)
+}
+
 /// A directory as `stack` knows it: its inode number and time of birth, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity(u64, i128);
@@ -168,12 +178,14 @@ impl Record {
             let words: Vec<&str> = line.split(' ').collect();
             let parent = |word: &str| (word != "-").then(|| word.to_owned());
             match words[..] {
-                [kind @ ("snapshot" | "making"), name, above, time] => record.snapshots.push(Snapshot {
-                    name: name.to_owned(),
-                    parent: parent(above),
-                    time: time.parse().ok()?,
-                    making: kind == "making",
-                }),
+                [kind @ ("snapshot" | "making"), name, above, time] if is_name(name) => {
+                    record.snapshots.push(Snapshot {
+                        name: name.to_owned(),
+                        parent: parent(above),
+                        time: time.parse().ok()?,
+                        making: kind == "making",
+                    })
+                }
                 ["upper", identity, name] => {
                     let (ino, birth) = identity.split_once(':')?;
                     let identity = Identity(ino.parse().ok()?, birth.parse().ok()?);
@@ -280,8 +292,7 @@ impl Store {
         };
         let stat = rustix::fs::fstat(&dir).map_err(failed("fstat"))?;
         let others = Mode::WGRP | Mode::WOTH;
-        let ours = rustix::process::geteuid();
-        let is_ours = stat.st_uid == ours.as_raw() || ours.is_root();
+        let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
         if !is_ours || Mode::from_raw_mode(stat.st_mode).intersects(others) {
             return Err(SnapshotError::NotOurs(path));
         }
@@ -398,13 +409,7 @@ impl Store {
 
     /// Gets an empty directory ready that is to be the upper, when the one of now is a snapshot of that name.
     pub(super) fn prepare_snapshot(&mut self, name: &str, upper: impl AsFd) -> Result<Next<'_>> {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._+:@-".contains(&byte);
-        let is_name = !name.is_empty()
-            && name.len() <= LONGEST_NAME
-            && name.bytes().all(fits)
-            && !name.starts_with('.')
-            && ![STACK, NEW, "-"].contains(&name);
-        if !is_name {
+        if !is_name(name) {
             return Err(SnapshotError::Name(name.to_owned()));
         }
         if self.record.find(name).is_some() {
@@ -592,9 +597,13 @@ mod tests {
         let text =
             format!("{HEAD}\nsnapshot a - 10\nsnapshot b a 11\nmaking c b 12\nupper 7:-8 b\nupper 9:0 c\n");
         assert_eq!(Record::parse(&text).expect("a record").text(), text);
-        for wrong in
-            ["", "plyfs snapshots 2\n", "plyfs snapshots 1\nsnapshot a\n", "plyfs snapshots 1\nupper 7 b\n"]
-        {
+        for wrong in [
+            "",
+            "plyfs snapshots 2\n",
+            "plyfs snapshots 1\nsnapshot a\n",
+            "plyfs snapshots 1\nupper 7 b\n",
+            "plyfs snapshots 1\nmaking ../a - 1\n",
+        ] {
             assert_eq!(Record::parse(wrong), None, "{wrong}");
         }
     }

@@ -35,7 +35,10 @@ use crate::rules::name::{Name, Spelling};
 const XATTR_SIZE_MAX: usize = 64 * 1024;
 
 /// For how long requests may be held up by somebody who waits for those that are under way.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// How long they go on at most before that is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// For how long somebody waits who wants to change the stack.
 const GIVES_UP: Duration = Duration::from_secs(30);
@@ -111,6 +114,7 @@ impl LiveUnion {
     /// [`Error::Busy`] if one takes half a minute.
     pub fn alone(&self) -> Result<RwLockWriteGuard<'_, Union>> {
         let end = Instant::now() + GIVES_UP;
+        let mut pause = PATIENCE;
         loop {
             if let Some(union) = self.0.try_write_for(PATIENCE) {
                 return Ok(union);
@@ -118,7 +122,8 @@ impl LiveUnion {
             if Instant::now() > end {
                 return Err(Error::Busy);
             }
-            std::thread::sleep(PATIENCE);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE);
         }
     }
 }
