@@ -337,16 +337,20 @@ impl Live {
         ))
     }
 
-    /// Removes what a rewind has taken away.
-    fn remove_discarded(&self, gone: &[BranchId]) {
-        if gone.iter().any(|branch| branch.is_snapshot())
-            && let Ok((upper, path)) = self.upper()
-        {
-            snapshots::remove_discarded(&upper, &path);
+    /// Removes what an earlier mount has taken away, and has not removed.
+    pub(super) fn tidy(self: &Arc<Self>) {
+        if self.removed().is_some() {
+            self.wait_for_users();
         }
     }
 
-    /// Lets go of branches that have gone once nothing in them is in use.
+    /// What rewinds have taken away.
+    fn removed(&self) -> Option<snapshots::Removed> {
+        let (upper, path) = self.upper().ok()?;
+        snapshots::removed(&upper, &path)
+    }
+
+    /// Lets go of branches that have gone once nothing in them is in use, and removes what rewinds have taken away.
     fn wait_for_users(self: &Arc<Self>) {
         let mut waiting = self.waiting.lock();
         if *waiting {
@@ -355,13 +359,20 @@ impl Live {
         let live = Arc::downgrade(self);
         let wait = move || {
             while let Some(live) = live.upgrade() {
+                // What comes after this look waits for the next one.
+                let removed = live.removed();
                 let left: Vec<BranchId> = live.union.get().retired().map(|(id, _)| id).collect();
                 let is_over =
                     live.in_use(&left) == 0 && live.union.alone().map(|mut union| union.let_go()).is_ok();
                 if is_over {
-                    *live.waiting.lock() = false;
-                    live.remove_discarded(&left);
-                    return;
+                    if removed.is_some_and(snapshots::Removed::remove) {
+                        continue;
+                    }
+                    let mut waiting = live.waiting.lock();
+                    if live.union.get().retired().next().is_none() {
+                        *waiting = false;
+                        return;
+                    }
                 }
                 drop(live);
                 thread::sleep(LOOKS_EVERY);

@@ -174,12 +174,14 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     let kernel = device.try_clone().map_err(|error| MountError::Process { what: "/dev/fuse", error })?;
     let flags = (wanted.flags, options.decided);
     let live = Arc::new(Live::new(Arc::clone(&union), Kernel::new(kernel), around, flags));
+    let tidying = Arc::clone(&live);
     let adapter =
         Adapter::new(Arc::clone(&union), view, Arc::new(live), options.threads, options.follows_callers);
     if let Err(error) = events.start(adapter, device, options.threads) {
         close(&union);
         return Err(error);
     }
+    tidying.tidy();
     info!("mounted on {}", shown(&name));
     for branch in listing {
         info!("{branch}");

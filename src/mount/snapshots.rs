@@ -34,8 +34,10 @@ const STACK: &str = "stack";
 const NEW: &str = "stack.new";
 const LAYER: &str = "layer";
 const NOTES: &str = "notes";
-/// What a rewind has taken away, until it is removed.
+/// The upper that a rewind makes, and then the one that it has taken away.
 const DISCARDED: &str = ".discarded-";
+/// What nobody needs any more.
+const REMOVED: &str = ".removed-";
 const LONGEST_NAME: usize = 100;
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -351,11 +353,40 @@ impl Store {
                     .map(|snapshot| snapshot.name.clone())
                     .collect();
                 self.write(settled)?;
-                gone.iter().for_each(|name| self.remove(name));
+                for name in gone {
+                    self.remove(&name);
+                }
             }
-            self.remove_discarded();
+            // No rewind is under way: what one has left, finished or not, is in nobody's way.
+            for name in self.names(DISCARDED) {
+                self.give_up(&name);
+            }
         }
         Ok(roots)
+    }
+
+    /// What is called so, and a number.
+    fn names(&self, prefix: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(magic_path(&self.dir)).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name.starts_with(prefix)).collect()
+    }
+
+    /// A number that nothing of ours has in its name.
+    fn free_number(&self) -> usize {
+        let taken: Vec<String> = [DISCARDED, REMOVED].iter().flat_map(|prefix| self.names(prefix)).collect();
+        let is_taken =
+            |number: &usize| taken.iter().any(|name| name.rsplit('-').next() == Some(&*number.to_string()));
+        (1..).find(|number| !is_taken(number)).unwrap_or_default()
+    }
+
+    /// Lets something be removed later, however large it is.
+    fn give_up(&self, name: &str) {
+        let number = name.rsplit('-').next().unwrap_or_default();
+        let to = format!("{REMOVED}{number}");
+        if let Err(errno) = rustix::fs::renameat(&self.dir, name, &self.dir, &*to) {
+            log::warn!("{}: rename: {errno}", self.path.join(name).display());
+        }
     }
 
     /// A snapshot, open.
@@ -425,13 +456,8 @@ impl Store {
 
     /// Gets an empty directory ready that is to be the upper on a snapshot, when the one of now is not needed any more.
     pub(super) fn prepare_rewind(&mut self, name: &str, upper: impl AsFd) -> Result<Next<'_>> {
-        self.remove_discarded();
-        let mut number = 1;
-        let is_there = |name: &str| rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-        while is_there(&format!("{DISCARDED}{number}")) {
-            number += 1;
-        }
-        self.prepare(format!("{DISCARDED}{number}"), upper, false, |_, _| Some(name.to_owned()))
+        let home = format!("{DISCARDED}{}", self.free_number());
+        self.prepare(home, upper, false, |_, _| Some(name.to_owned()))
     }
 
     fn prepare(
@@ -500,20 +526,10 @@ impl Store {
     }
 
     /// Removes a directory of the store with all that is in it.
-    fn remove(&self, name: &str) {
-        if let Err(error) = std::fs::remove_dir_all(magic_path(&self.dir).join(name)) {
-            log::warn!("{} takes room until it is removed: {error}", self.path.join(name).display());
-        }
-    }
-
-    fn remove_discarded(&self) {
-        let Ok(entries) = std::fs::read_dir(magic_path(&self.dir)) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if let Some(name) = name.to_str().filter(|name| name.starts_with(DISCARDED)) {
-                self.remove(name);
-            }
-        }
+    fn remove(&self, name: &str) -> bool {
+        let removed = std::fs::remove_dir_all(magic_path(&self.dir).join(name));
+        let failed = |error| log::warn!("{} takes room: {error}", self.path.join(name).display());
+        removed.map_err(failed).is_ok()
     }
 }
 
@@ -553,16 +569,17 @@ impl Next<'_> {
         Ok(())
     }
 
-    /// The exchange has been made. What a rewind has taken away can be removed: [`Store::remove`] of that name.
-    pub(super) fn finish(self) -> Result<String> {
-        let identity = Identity::of(&self.layer).map_err(|errno| SnapshotError::Sys {
-            path: self.store.path.clone(),
-            call: "statx",
-            errno,
-        })?;
-        let Some((_, settled)) = self.store.record.settled(identity) else { return Ok(self.home_name) };
-        self.store.write(settled)?;
-        Ok(self.home_name)
+    /// The exchange has been made.
+    pub(super) fn finish(self) -> Result<()> {
+        let failed = |errno| SnapshotError::Sys { path: self.store.path.clone(), call: "statx", errno };
+        let identity = Identity::of(&self.layer).map_err(failed)?;
+        if let Some((_, settled)) = self.store.record.settled(identity) {
+            self.store.write(settled)?;
+        }
+        if self.home_name.starts_with(DISCARDED) {
+            self.store.give_up(&self.home_name);
+        }
+        Ok(())
     }
 
     /// It has come to nothing.
@@ -575,12 +592,23 @@ impl Next<'_> {
     }
 }
 
-/// Removes what a rewind has taken away, however large it is.
-pub(super) fn remove_discarded(upper: impl AsFd, path: &Path) {
-    match Store::find(upper, path) {
-        Ok(Some(store)) => store.remove_discarded(),
-        Ok(None) => {}
-        Err(e) => log::warn!("{e}"),
+/// What rewinds have taken away and nobody needs any more.
+#[derive(Debug)]
+pub(super) struct Removed(Store, Vec<String>);
+
+/// What of an upper's past can be removed now.
+pub(super) fn removed(upper: impl AsFd, path: &Path) -> Option<Removed> {
+    let store = Store::find(upper, path).inspect_err(|e| log::warn!("{e}")).ok()??;
+    let names = store.names(REMOVED);
+    (!names.is_empty()).then_some(Removed(store, names))
+}
+
+impl Removed {
+    /// Removes it, and says whether all of it is gone. May take long.
+    pub(super) fn remove(self) -> bool {
+        let Self(store, names) = self;
+        let left = names.iter().filter(|name| !store.remove(name)).count();
+        left == 0
     }
 }
 
