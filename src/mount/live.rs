@@ -68,8 +68,13 @@ enum Refusal {
     NoLower(PathBuf),
     #[error("{} is the upper: only lowers come, go and move in a live mount", shown(.0))]
     Upper(PathBuf),
-    #[error("{} would be above the upper: the first place for a lower is 1", shown(.0))]
-    AboveUpper(PathBuf),
+    #[error(
+        "{} would be above the upper or a snapshot of it: the first place for a lower is {first}",
+        shown(dir)
+    )]
+    AboveUpper { dir: PathBuf, first: usize },
+    #[error("{} is a snapshot of the upper: `plyfs rewind` goes back to one", shown(.0))]
+    IsSnapshot(PathBuf),
     #[error("there is no place {index}: the stack ends with place {last}")]
     NoPlace { index: usize, last: usize },
     #[error("nothing would be left in the stack")]
@@ -416,15 +421,20 @@ impl Control for Arc<Live> {
 
 /// The lowers, from the top down, once all changes are done.
 fn arrange(mut stack: Vec<Slot>, upper: Option<&Path>, changes: &[Change]) -> Result<Vec<Slot>, Refusal> {
-    let first = usize::from(upper.is_some());
-    let place = |position: Position, path: &Path, length: usize| match position {
-        Position::Top => Ok(0),
+    let is_snapshot = |slot: &Slot| slot.is.is_ok_and(BranchId::is_snapshot);
+    // What belongs to the upper stays on top.
+    let snapshots = stack.iter().filter(|slot| is_snapshot(slot)).count();
+    let upper_count = usize::from(upper.is_some());
+    let first = upper_count + snapshots;
+    let place = |position: Position, dir: &Path, length: usize| match position {
+        Position::Top => Ok(snapshots),
         Position::Bottom => Ok(length),
-        Position::Index(0) if upper.is_some() => Err(Refusal::AboveUpper(path.to_owned())),
-        Position::Index(index) if index - first <= length => Ok(index - first),
-        Position::Index(index) => Err(Refusal::NoPlace { index, last: length + first }),
+        Position::Index(index) if index < first => Err(Refusal::AboveUpper { dir: dir.to_owned(), first }),
+        Position::Index(index) if index - upper_count <= length => Ok(index - upper_count),
+        Position::Index(index) => Err(Refusal::NoPlace { index, last: length + upper_count }),
     };
     let take = |stack: &mut Vec<Slot>, dir: &Path| match stack.iter().position(|slot| slot.path == dir) {
+        Some(at) if is_snapshot(&stack[at]) => Err(Refusal::IsSnapshot(dir.to_owned())),
         Some(at) => Ok(stack.remove(at)),
         None if upper == Some(dir) => Err(Refusal::Upper(dir.to_owned())),
         None => Err(Refusal::NoLower(dir.to_owned())),
@@ -492,10 +502,31 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_stay_on_top() {
+        let slot = |path: &str, id| Slot { path: path.into(), is: Ok(BranchId(id)) };
+        let snapshot = BranchId::BEFORE_SNAPSHOTS.0 + 1;
+        let stack = || vec![slot("/s", snapshot), slot("/a", 1)];
+        let arranged = |changes: &[Change]| {
+            let stack = arrange(stack(), Some(Path::new("/u")), changes).map_err(|e| e.to_string())?;
+            Ok::<_, String>(stack.iter().map(|slot| slot.path.to_str().unwrap()).collect::<Vec<_>>().concat())
+        };
+        assert_eq!(arranged(&[add(Position::Top, "/x")]).as_deref(), Ok("/s/x/a"));
+        assert_eq!(arranged(&[add(Position::Index(2), "/x")]).as_deref(), Ok("/s/x/a"));
+        let refused = arranged(&[add(Position::Index(1), "/x")]).expect_err("above a snapshot");
+        assert!(refused.ends_with("the first place for a lower is 2"), "{refused}");
+        assert!(arranged(&[remove("/s")]).is_err_and(|e| e.starts_with("/s is a snapshot")));
+        assert!(arranged(&[moved("/s", Position::Bottom)]).is_err());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_reason() {
         use Position::Index;
         let rows: &[(bool, &[Change], &str)] = &[
-            (true, &[add(Index(0), "/x")], "/x would be above the upper"),
+            (
+                true,
+                &[add(Index(0), "/x")],
+                "/x would be above the upper or a snapshot of it: the first place for a lower is 1",
+            ),
             (true, &[add(Index(5), "/x")], "there is no place 5: the stack ends with place 4"),
             (false, &[add(Index(4), "/x")], "there is no place 4: the stack ends with place 3"),
             (true, &[moved("/a", Index(4))], "there is no place 4: the stack ends with place 3"),
