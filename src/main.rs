@@ -137,7 +137,10 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         #[cfg(feature = "oci")]
         Command::Image(args) => {
             log_to_stderr("warn");
-            return Ok(oci::image(args, &live_branches)?);
+            return Ok(oci::image(
+                args,
+                &oci::Mounts { branches: &live_branches, snapshots: &snapshots_below },
+            )?);
         }
     }
     Ok(Exit::Success.into())
@@ -149,6 +152,13 @@ fn change_stack(mountpoint: &Path, wishes: &[Wish]) -> Result<(), MountError> {
         eprintln!("plyfs: {}", shown_lines(&note));
     }
     Ok(())
+}
+
+/// The snapshots that an upper lies on, topmost first.
+#[cfg(feature = "oci")]
+fn snapshots_below(upper: &Path) -> Result<Vec<PathBuf>, String> {
+    let found = mount::snapshots_below(upper).map_err(|error| error.to_string())?;
+    Ok(found.into_iter().map(|found| found.path).collect())
 }
 
 /// What is mounted on a directory; None if that is no plyfs, or does not answer.

@@ -42,7 +42,7 @@ pub use change::change;
 pub use error::{Dir, MountError, Role};
 pub use inspect::{Inside, branches, find, messages, snapshots, status as ask_status, sync};
 pub use question::answer_if_sent;
-pub use snapshots::{Found, Snapshot, SnapshotError};
+pub use snapshots::{Found, Snapshot, SnapshotError, snapshots_below};
 pub use unmount::umount;
 
 use crate::branch::{Believed, BranchRoots, Limits};

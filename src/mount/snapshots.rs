@@ -161,6 +161,25 @@ pub fn snapshots_of(upper: &Path) -> Result<Vec<Found>> {
     Ok(store.list(&dir).into_iter().map(found).collect())
 }
 
+/// The snapshots that the upper at `upper` lies on, topmost first.
+///
+/// # Errors
+/// As [`snapshots_of`].
+pub fn snapshots_below(upper: &Path) -> Result<Vec<Found>> {
+    let all = snapshots_of(upper)?;
+    let find = |name: &str| all.iter().find(|found| found.in_stack && found.snapshot.name == name);
+    let is_parent = |found: &Found| {
+        all.iter().any(|other| other.in_stack && other.snapshot.parent.as_ref() == Some(&found.snapshot.name))
+    };
+    let mut at = all.iter().find(|found| found.in_stack && !is_parent(found));
+    let mut below = Vec::new();
+    while let Some(found) = at.filter(|_| below.len() < all.len()) {
+        below.push(found.clone());
+        at = found.snapshot.parent.as_deref().and_then(find);
+    }
+    Ok(below)
+}
+
 /// What lies on what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Record {

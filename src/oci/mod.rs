@@ -23,5 +23,5 @@ pub mod tree;
 pub mod unpack;
 
 pub use error::Error;
-pub use image::{Branches, run as image};
+pub use image::{Branches, Mounts, run as image};
 pub use layer::run as layer;

@@ -106,6 +106,38 @@ fn an_upper_becomes_an_image() {
 }
 
 #[test]
+fn every_snapshot_of_the_upper_is_a_layer_of_the_commit() {
+    let stage = Stage::new();
+    stage.image("import nginx.tar").succeeds();
+    let id = stage.image("mount --rw nginx:1 m").succeeds().out.trim().to_owned();
+    stage.shell("echo 1 > m/one; echo first > m/both; echo written >> m/dir/low");
+    stage.plyfs("snapshot m").succeeds();
+    stage.shell("echo second > m/both; rm m/one; echo 2 > m/two; rm m/dir/low");
+    stage.plyfs("snapshot m").succeeds();
+    stage.shell("echo third > m/both; chown -h 9:9 m/etc/link; mkdir n");
+
+    let layers = |name: &str| {
+        let inspected = stage.image(&format!("inspect {name}")).succeeds().json();
+        inspected[0]["RootFS"]["Layers"].as_array().map(Vec::len)
+    };
+    stage.image("commit m nginx:2").succeeds();
+    assert_eq!(layers("nginx:2"), Some(5));
+    stage.image("mount nginx:2 n").succeeds();
+    stage.shell("[ \"$(cat n/both n/two)\" = \"$(printf 'third\n2')\" ]; [ ! -e n/one ]");
+    stage.shell(
+        "[ \"$(cat n/dir/other)\" = \"$(printf 'low\nwritten')\" ]; [ \"$(stat -c %u n/etc/link)\" = 9 ]",
+    );
+    stage.plyfs("umount n").succeeds();
+    stage.plyfs("umount m").succeeds();
+    stage.image(&format!("commit {id} nginx:3")).succeeds();
+    assert_eq!(layers("nginx:3"), Some(5));
+    stage.image(&format!("mount {id} m")).succeeds();
+    stage.shell("[ \"$(cat m/both)\" = third ]");
+    stage.plyfs("umount m").succeeds();
+    stage.image(&format!("rm {id}")).succeeds();
+}
+
+#[test]
 fn a_commit_is_reproducible() {
     let stage = Stage::new();
     stage.image("import nginx.tar").succeeds();

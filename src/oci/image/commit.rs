@@ -1,7 +1,7 @@
 //! `plyfs image diff` and `commit`: what was changed on top of an image, and how does it become one?
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::MediaType;
 use serde_json::{Value, json};
@@ -29,7 +29,9 @@ use crate::shown::shown;
 struct Changed {
     upper: PathBuf,
     work: Option<PathBuf>,
-    /// All that is below it, the topmost first.
+    /// The snapshots that it lies on, topmost first.
+    snapshots: Vec<PathBuf>,
+    /// All that is below it, the topmost first; the snapshots are among them.
     lowers: Vec<PathBuf>,
     /// The image that it changes; None if it is on top of nothing.
     image: Option<Image>,
@@ -41,7 +43,7 @@ impl Changed {
     /// What somebody means by the ID of a mount, a mountpoint, or a directory.
     fn find(store: &Store, live: Live<'_>, text: &str, from: Option<&str>) -> Result<Self> {
         if let Some(record) = store.find_mount(text)? {
-            return Self::of_mount(store, &record, from);
+            return Self::of_mount(store, live, &record, from);
         }
         let dir = PathBuf::from(text).canonicalize().map_err(|error| {
             Error::Usage(format!(
@@ -56,7 +58,7 @@ impl Changed {
             }
             None => Vec::new(),
         };
-        let upper = match live(&dir) {
+        let upper = match (live.branches)(&dir) {
             Some(branches) => {
                 let Some(upper) = branches.upper else {
                     return Err(Error::Usage(format!(
@@ -65,9 +67,11 @@ impl Changed {
                     )));
                 };
                 if let Some(record) = store.mount_of_upper(&upper)? {
-                    return Self::of_mount(store, &record, from);
+                    return Self::of_mount(store, live, &record, from);
                 }
-                lowers = branches.lowers;
+                // They are among them.
+                let snapshots = snapshots_of(live, &upper)?;
+                lowers = branches.lowers.into_iter().filter(|lower| !snapshots.contains(lower)).collect();
                 upper
             }
             None => {
@@ -82,10 +86,12 @@ impl Changed {
             }
         };
         let work = find_workdir(&upper);
-        Ok(Self { upper, work, lowers, image, _held: None })
+        let snapshots = snapshots_of(live, &upper)?;
+        let lowers = snapshots.iter().cloned().chain(lowers).collect();
+        Ok(Self { upper, work, snapshots, lowers, image, _held: None })
     }
 
-    fn of_mount(store: &Store, record: &MountRecord, from: Option<&str>) -> Result<Self> {
+    fn of_mount(store: &Store, live: Live<'_>, record: &MountRecord, from: Option<&str>) -> Result<Self> {
         if from.is_some() {
             return Err(Error::Usage(format!(
                 "{} is on top of {}: leave --from out",
@@ -96,13 +102,35 @@ impl Changed {
         let image = store.image(&Digest::parse(&record.manifest)?, &record.media_type)?;
         let held = store.hold_layer(&record.id)?;
         let dir = store.layer_dir(&record.id);
+        let upper = dir.join("diff");
+        let snapshots = snapshots_of(live, &upper)?;
+        let lowers = snapshots.iter().cloned().chain(store.lowers_of(record, &image)).collect();
         Ok(Self {
-            upper: dir.join("diff"),
+            upper,
             work: Some(dir.join("work")),
-            lowers: store.lowers_of(record, &image),
+            snapshots,
+            lowers,
             image: Some(image),
             _held: Some(held),
         })
+    }
+
+    /// All that was changed, the oldest first: a snapshot is a layer, and so is what was changed after the last one.
+    fn trees<'a>(&self, owners: &'a Owners) -> Result<Vec<Tree<'a>>> {
+        let mut trees = Vec::new();
+        for snapshot in self.snapshots.iter().rev() {
+            let ties = match &self.work {
+                Some(work) => {
+                    let upper = open_layers(&[&self.upper])?;
+                    let upper = upper.first().ok_or_else(|| Error::Invalid("no upper".to_owned()))?;
+                    Ties::of_snapshot(upper, &open_workdir(work)?)?
+                }
+                None => Ties::default(),
+            };
+            trees.push(Tree { layers: open_layers(&[snapshot])?, owners, ties, root: Root::LeftOut });
+        }
+        trees.push(self.tree(owners)?);
+        Ok(trees)
     }
 
     fn tree<'a>(&self, owners: &'a Owners) -> Result<Tree<'a>> {
@@ -176,14 +204,17 @@ pub(super) fn run(store: &Store, live: Live<'_>, args: &CommitArgs) -> Result<()
     let changed = Changed::find(store, live, &args.changed, args.from.as_deref())?;
     let owners = Owners::new(&OwnersArgs { owners: Some(store.owners.place), ..OwnersArgs::default() })?;
     let progress = Progress::begin("packing")?;
-    let tree = changed.tree(&owners)?;
-    let mut blob = store.new_blob()?;
-    let (written, _) = pack_unchanged(&tree, args.compression, &mut blob, &progress)?;
-    let layer = store.keep_blob(blob)?;
+    let mut packed = Vec::new();
+    for tree in changed.trees(&owners)? {
+        let mut blob = store.new_blob()?;
+        let (written, _) = pack_unchanged(&tree, args.compression, &mut blob, &progress)?;
+        packed.push((store.keep_blob(blob)?, written.diff_id));
+    }
 
     let created = time::now()?;
     let base = changed.image.as_ref();
-    let config = config_on(base, &written.diff_id, &created, args)?;
+    let diff_ids: Vec<&Digest> = packed.iter().map(|(_, diff_id)| diff_id).collect();
+    let config = config_on(base, &diff_ids, &created, args)?;
     let config = serde_json::to_vec(&config)
         .map_err(|error| Error::Invalid(format!("the configuration cannot be written: {error}")))?;
     let id = store.put_blob(&config)?;
@@ -194,7 +225,9 @@ pub(super) fn run(store: &Store, live: Live<'_>, args: &CommitArgs) -> Result<()
     for layer in &mut layers {
         layer.set_media_type(as_oci(layer.media_type()));
     }
-    layers.push(descriptor(store, &layer, media_type(args.compression).into())?);
+    for (layer, _) in &packed {
+        layers.push(descriptor(store, layer, media_type(args.compression).into())?);
+    }
     let manifest = new_manifest(descriptor(store, &id, MediaType::ImageConfig)?, layers)?;
     let manifest = store.put_blob(&manifest)?;
     let image = store.image(&manifest, MediaType::ImageManifest.as_ref())?;
@@ -215,8 +248,17 @@ fn as_oci(media_type: &MediaType) -> MediaType {
     }
 }
 
-/// The configuration of an image with one layer more. What plyfs does not know of it stays as it is.
-fn config_on(base: Option<&Image>, diff_id: &Digest, created: &str, args: &CommitArgs) -> Result<Value> {
+fn snapshots_of(live: Live<'_>, upper: &Path) -> Result<Vec<PathBuf>> {
+    (live.snapshots)(upper).map_err(Error::Setup)
+}
+
+/// The configuration of an image with more layers. What plyfs does not know of it stays as it is.
+fn config_on(
+    base: Option<&Image>,
+    diff_ids_above: &[&Digest],
+    created: &str,
+    args: &CommitArgs,
+) -> Result<Value> {
     let mut config = match base {
         Some(image) => image.config.clone(),
         None => {
@@ -247,14 +289,14 @@ fn config_on(base: Option<&Image>, diff_id: &Digest, created: &str, args: &Commi
         }
     }
     match map.entry("history").or_insert_with(|| json!([])) {
-        Value::Array(history) => history.push(step),
-        history => *history = json!([step]),
+        Value::Array(history) => history.extend(diff_ids_above.iter().map(|_| step.clone())),
+        history => *history = Value::Array(diff_ids_above.iter().map(|_| step.clone()).collect()),
     }
     let diff_ids = map
         .get_mut("rootfs")
         .and_then(|rootfs| rootfs.get_mut("diff_ids"))
         .and_then(Value::as_array_mut)
         .ok_or_else(unfit)?;
-    diff_ids.push(json!(diff_id.as_str()));
+    diff_ids.extend(diff_ids_above.iter().map(|diff_id| json!(diff_id.as_str())));
     Ok(config)
 }

@@ -37,7 +37,7 @@ fn find_mount(store: &Store, live: Live<'_>, text: &str) -> Result<Option<MountR
     if let Some(record) = store.find_mount(text)? {
         return Ok(Some(record));
     }
-    match live(Path::new(text)).and_then(|branches| branches.upper) {
+    match (live.branches)(Path::new(text)).and_then(|branches| branches.upper) {
         Some(upper) => store.mount_of_upper(&upper),
         None => Ok(None),
     }

@@ -32,8 +32,15 @@ pub struct Branches {
     pub lowers: Vec<PathBuf>,
 }
 
-/// Asks what is mounted on a directory; None if that is no plyfs.
-pub type Live<'a> = &'a dyn Fn(&Path) -> Option<Branches>;
+/// What images do not know by themselves of mounts.
+pub struct Mounts<'a> {
+    /// What is mounted on a directory; None if that is no plyfs.
+    pub branches: &'a dyn Fn(&Path) -> Option<Branches>,
+    /// The snapshots that an upper lies on, topmost first; or why that cannot be told.
+    pub snapshots: &'a dyn Fn(&Path) -> std::result::Result<Vec<PathBuf>, String>,
+}
+
+type Live<'a> = &'a Mounts<'a>;
 
 /// Runs a command on images.
 ///

@@ -36,6 +36,14 @@ pub(super) struct InDir {
 }
 
 impl Ties {
+    /// Without any names to add: whose files are whose in a snapshot of an upper is said by the same records.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn of_snapshot(upper: &Dir, work: &Dir) -> Result<Self> {
+        Ok(Self { names: HashMap::new(), records: records_beside(work, upper)? })
+    }
+
     /// Reads the notes of a workdir about an upper, and looks for the names in the layers below it.
     ///
     /// # Errors
