@@ -8,16 +8,15 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::mount::MountFlags;
 
 use super::branches::{self, Around};
 use super::error::{Dir, MountError, Role};
+use super::leaving::Leaving;
 use super::lock::{self, Hold};
-use super::snapshots::{self, Next, SnapshotError, Store};
+use super::snapshots::{Next, SnapshotError, Store};
 use crate::branch::Dir as Root;
 use crate::control::{self, Change, Position};
 use crate::error::Error;
@@ -26,17 +25,11 @@ use crate::rules::BranchId;
 use crate::shown::shown;
 use crate::union::{LiveUnion, NewLower, NextUpper, OldUpper, Prepared, RootRole, Union};
 
-/// For how long a change waits for the kernel to drop what nobody uses.
-const DROPS_WITHIN: Duration = Duration::from_millis(500);
-
-/// How often it is seen whether what was open in a branch that has gone has been closed.
-const LOOKS_EVERY: Duration = Duration::from_millis(200);
-
 /// What it takes to change the stack of a live mount.
 #[derive(Debug)]
 pub(super) struct Live {
     union: Arc<LiveUnion>,
-    kernel: Kernel,
+    kernel: Arc<Kernel>,
     /// What the mount forbids.
     flags: MountFlags,
     /// What the user has decided on.
@@ -45,8 +38,8 @@ pub(super) struct Live {
     around: Around,
     /// One change at a time.
     changing: Mutex<()>,
-    /// Whether somebody waits for files of branches that have gone to be closed.
-    waiting: Mutex<bool>,
+    /// What has gone.
+    leaving: Arc<Leaving>,
 }
 
 /// Why the stack stays as it is.
@@ -120,11 +113,12 @@ impl Live {
         around: Around,
         (flags, decided): (MountFlags, MountFlags),
     ) -> Self {
-        let (changing, waiting) = (Mutex::new(()), Mutex::new(false));
-        Self { union, kernel, flags, decided, around, changing, waiting }
+        let kernel = Arc::new(kernel);
+        let leaving = Arc::new(Leaving::new(Arc::clone(&union), Arc::clone(&kernel)));
+        Self { union, kernel, flags, decided, around, changing: Mutex::new(()), leaving }
     }
 
-    fn change(self: &Arc<Self>, lines: &[u8]) -> Result<String, Refusal> {
+    fn change(&self, lines: &[u8]) -> Result<String, Refusal> {
         let changes = control::parse_changes(lines).ok_or(Refusal::Unknown)?;
         let _alone = self.changing.lock();
         match &changes[..] {
@@ -182,7 +176,7 @@ impl Live {
     }
 
     /// Goes back to a snapshot: what was changed since is gone.
-    fn rewind(self: &Arc<Self>, name: &str) -> Result<String, Refusal> {
+    fn rewind(&self, name: &str) -> Result<String, Refusal> {
         let (upper, path) = self.upper()?;
         let unknown = || SnapshotError::Unknown(name.to_owned());
         let mut store = Store::find(&upper, &path)?.ok_or_else(unknown)?;
@@ -216,18 +210,19 @@ impl Live {
         match swap() {
             Ok((changed, gone)) => {
                 finish(next);
-                let (outdated, noted, gone) = {
+                let (outdated, noted) = {
                     let union = self.union.get();
                     let mut outdated = union.outdated(&changed);
                     let noted = union.noted_files();
                     outdated.names.extend(noted.iter().flat_map(|inode| inode.names.clone()));
-                    (outdated, noted, union.only_in(&gone))
+                    (outdated, noted)
                 };
+                drop(changed);
                 self.kernel.look_again(&outdated);
-                // What is back gets the number that it had, unless what has gone is in use.
                 self.kernel.drop_unused(&noted);
-                self.kernel.drop_unused(&gone);
-                self.wait_for_users();
+                // What is back gets the number that it had, unless what has gone is in use.
+                self.leaving.leave(&gone, &outdated.known);
+                self.leaving.tidy();
                 Ok(String::new())
             }
             Err(e) => {
@@ -257,7 +252,7 @@ impl Live {
         swapped.map_err(|e| refused.map_or(Refusal::Union(e), Refusal::Snapshot))
     }
 
-    fn restack(self: &Arc<Self>, changes: &[Change]) -> Result<String, Refusal> {
+    fn restack(&self, changes: &[Change]) -> Result<String, Refusal> {
         let prepared = {
             let union = self.union.get();
             let upper = union.upper_path().map(Path::to_owned);
@@ -279,7 +274,12 @@ impl Live {
             let prepared = union.prepare_stack(lowers)?;
             drop(union);
             for (dir, id) in strict {
-                let count = self.in_use(&[id]);
+                let known = {
+                    let union = self.union.get();
+                    let root = union.roots().map(|(_, root, _)| root).find(|root| root.branch() == id);
+                    union.outdated(root.map(std::slice::from_ref).unwrap_or_default()).known
+                };
+                let count = self.leaving.in_use(&[id], &known);
                 if count > 0 {
                     return Err(Refusal::InUse { dir, count });
                 }
@@ -290,7 +290,12 @@ impl Live {
         let outdated = self.union.get().outdated(&changed);
         self.kernel.look_again(&outdated);
         drop(changed);
-        Ok(self.let_go(&gone)?)
+        Ok(match self.leaving.leave(&gone, &outdated.known) {
+            0 => String::new(),
+            count => format!(
+                "in use: {count} files or directories of what was taken away; it is let go of with the last of them"
+            ),
+        })
     }
 
     /// Opens and checks a directory that is to come into the stack.
@@ -312,81 +317,9 @@ impl Live {
         Ok(NewLower::Added(added.root, added.hidden))
     }
 
-    /// How many inodes of these branches alone the kernel does not let go of.
-    fn in_use(&self, branches: &[BranchId]) -> usize {
-        let end = Instant::now() + DROPS_WITHIN;
-        loop {
-            let inodes = self.union.get().only_in(branches);
-            if inodes.is_empty() || Instant::now() > end {
-                return inodes.len();
-            }
-            // Directories go once nothing in them is known any more.
-            self.kernel.drop_unused(&inodes);
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// Lets go of branches that have gone, now or when nothing in them is in use any more. Says which.
-    fn let_go(self: &Arc<Self>, gone: &[BranchId]) -> Result<String, Error> {
-        if gone.is_empty() {
-            return Ok(String::new());
-        }
-        let count = self.in_use(gone);
-        if count == 0 {
-            self.union.alone()?.let_go();
-            return Ok(String::new());
-        }
-        self.wait_for_users();
-        Ok(format!(
-            "in use: {count} files or directories of what was taken away; it is let go of with the last of them"
-        ))
-    }
-
-    /// Removes what an earlier mount has taken away, and has not removed.
-    pub(super) fn tidy(self: &Arc<Self>) {
-        if self.removed().is_some() {
-            self.wait_for_users();
-        }
-    }
-
-    /// What rewinds have taken away.
-    fn removed(&self) -> Option<snapshots::Removed> {
-        let (upper, path) = self.upper().ok()?;
-        snapshots::removed(&upper, &path)
-    }
-
-    /// Lets go of branches that have gone once nothing in them is in use, and removes what rewinds have taken away.
-    fn wait_for_users(self: &Arc<Self>) {
-        let mut waiting = self.waiting.lock();
-        if *waiting {
-            return;
-        }
-        let live = Arc::downgrade(self);
-        let wait = move || {
-            while let Some(live) = live.upgrade() {
-                // What comes after this look waits for the next one.
-                let removed = live.removed();
-                let left: Vec<BranchId> = live.union.get().retired().map(|(id, _)| id).collect();
-                let is_over =
-                    live.in_use(&left) == 0 && live.union.alone().map(|mut union| union.let_go()).is_ok();
-                if is_over {
-                    if removed.is_some_and(snapshots::Removed::remove) {
-                        continue;
-                    }
-                    let mut waiting = live.waiting.lock();
-                    if live.union.get().retired().next().is_none() {
-                        *waiting = false;
-                        return;
-                    }
-                }
-                drop(live);
-                thread::sleep(LOOKS_EVERY);
-            }
-        };
-        match thread::Builder::new().name("plyfs-let-go".to_owned()).spawn(wait) {
-            Ok(_) => *waiting = true,
-            Err(error) => log::warn!("a branch that has gone is kept until the unmount: {error}"),
-        }
+    /// Removes what earlier rewinds have taken away.
+    pub(super) fn tidy(&self) {
+        self.leaving.tidy();
     }
 }
 
@@ -409,7 +342,7 @@ fn finish(next: Next<'_>) {
     }
 }
 
-impl Control for Arc<Live> {
+impl Control for Live {
     fn change_stack(&self, changes: &[u8]) -> Result<String, String> {
         self.change(changes).map_err(|refusal| refusal.to_string())
     }

@@ -13,6 +13,7 @@ mod exposure;
 mod helper;
 mod inherited;
 mod inspect;
+mod leaving;
 mod live;
 mod lock;
 mod memory;
@@ -175,8 +176,7 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     let flags = (wanted.flags, options.decided);
     let live = Arc::new(Live::new(Arc::clone(&union), Kernel::new(kernel), around, flags));
     let tidying = Arc::clone(&live);
-    let adapter =
-        Adapter::new(Arc::clone(&union), view, Arc::new(live), options.threads, options.follows_callers);
+    let adapter = Adapter::new(Arc::clone(&union), view, live, options.threads, options.follows_callers);
     if let Err(error) = events.start(adapter, device, options.threads) {
         close(&union);
         return Err(error);

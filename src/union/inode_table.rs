@@ -10,8 +10,8 @@
 use std::hash::BuildHasher as _;
 use std::sync::{Arc, Weak};
 
-use foldhash::HashMap;
 use foldhash::fast::FixedState;
+use foldhash::{HashMap, HashSet};
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use rustix::fs::FileType;
@@ -40,6 +40,8 @@ struct Inner {
     /// Directories that the kernel has forgotten while a node that it knows has its position in them: a
     /// file that it knows by another of its names. If they are looked up again they must be the same nodes.
     orphans: HashMap<NodeId, Weak<Node>>,
+    /// Nodes without a name.
+    gone: HashSet<NodeId>,
 }
 
 /// Aliases count down from here: no filesystem hands out inode numbers of that size.
@@ -153,7 +155,12 @@ impl InodeTable {
         self.inner.lock().numbered(id).map(Arc::clone)
     }
 
-    /// What `of` says of all nodes that are chosen.
+    /// The nodes that have no name any more.
+    pub(super) fn gone(&self) -> Vec<NodeId> {
+        self.inner.lock().gone.iter().copied().collect()
+    }
+
+    /// What `of` says of all nodes that are chosen. Nobody else gets at the table meanwhile.
     pub(super) fn filter<T>(
         &self,
         is_chosen: impl Fn(&Arc<Node>) -> bool,
@@ -267,6 +274,7 @@ impl InodeTable {
         state.gain(to);
         drop(state);
         inner.index_name(node);
+        inner.gone.remove(&node.id);
     }
 
     /// The number under which an inode is known, or would be if it were looked up.
@@ -291,6 +299,7 @@ impl InodeTable {
         let found = inner.nodes.find_entry(hash_of_number(id), |node| node.id == id);
         let (node, _) = found.ok()?.remove();
         inner.unindex_name(&node);
+        inner.gone.remove(&id);
         if inner.nodes.len() < inner.nodes.capacity() / 8 && inner.nodes.capacity() > SMALL_TABLE {
             // A walk over everything must not cost memory for ever.
             let left = inner.nodes.len();
@@ -361,6 +370,7 @@ impl Inner {
             self.unindex_name(node);
             node.state().gain(place);
             self.index_name(node);
+            self.gone.remove(&node.id);
         }
     }
 
@@ -368,6 +378,9 @@ impl Inner {
         self.unindex_name(node);
         node.state().lose(dir, name);
         self.index_name(node);
+        if node.is_gone() && self.numbered(node.id).is_some_and(|known| Arc::ptr_eq(known, node)) {
+            self.gone.insert(node.id);
+        }
     }
 
     /// A forgotten directory that is found again.

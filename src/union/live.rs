@@ -85,6 +85,8 @@ pub struct Outdated {
     pub names: Vec<(NodeId, Name)>,
     /// Directories whose listing or attributes may have changed.
     pub dirs: Vec<NodeId>,
+    /// What has one of these names.
+    pub known: Vec<NodeId>,
 }
 
 /// An inode that the kernel may have to drop.
@@ -360,6 +362,7 @@ impl Union {
                 for (spelling, _) in listed {
                     match spelling {
                         Spelling::Entry(name) => {
+                            outdated.known.extend(self.table.find_name(&node, &name).map(|known| known.id));
                             if let Some(child) = self.known_dir(&node, &name)
                                 && let Ok(inside) = dir.open_dir(name.as_os_str())
                             {
@@ -401,20 +404,27 @@ impl Union {
         names
     }
 
-    /// The inodes that are in one of these branches and in no other.
+    /// Which of these inodes, and of those without a name, are in one of the branches and in no other.
     #[must_use]
-    pub fn only_in(&self, branches: &[BranchId]) -> Vec<InBranch> {
+    pub fn only_in(&self, branches: &[BranchId], known: &[NodeId]) -> Vec<InBranch> {
         let is_in = |node: &Arc<Node>| match &node.state().body {
             Body::Leaf(branch) => branches.contains(branch),
             Body::Dir(parts) => parts.iter().all(|part| branches.contains(&part.branch)),
             Body::Linked(_) | Body::Shared(_) | Body::Unlinked => false,
         };
-        self.table.filter(|node| node.id != NodeId::ROOT && is_in(node), in_branch)
+        let gone = self.table.gone();
+        let all: HashSet<NodeId> =
+            known.iter().chain(&gone).copied().filter(|id| *id != NodeId::ROOT).collect();
+        let nodes = all.into_iter().filter_map(|id| self.table.find(id));
+        nodes.filter(is_in).map(|node| in_branch(&node)).collect()
     }
 
     /// The files with several names of which a copy is noted: a rewind changes what their other names show.
     #[must_use]
     pub fn noted_files(&self) -> Vec<InBranch> {
+        if !self.upper.as_ref().is_some_and(|upper| upper.index.has_copies()) {
+            return Vec::new();
+        }
         let is_noted = |node: &Arc<Node>| matches!(node.state().body, Body::Linked(_) | Body::Shared(_));
         self.table.filter(is_noted, in_branch)
     }
@@ -425,14 +435,8 @@ impl Union {
     }
 
     /// Lets go of lowers that are in the stack no more, and in which nothing is open.
-    pub fn let_go(&mut self) {
-        let retired: Vec<BranchId> = self.stack.retired().map(|(id, _)| id).collect();
-        if retired.is_empty() {
-            return;
-        }
-        let used: HashSet<BranchId> =
-            retired.into_iter().filter(|id| !self.only_in(&[*id]).is_empty()).collect();
-        self.stack.let_go(|id| used.contains(&id));
+    pub fn let_go(&mut self, unused: &[BranchId]) {
+        self.stack.let_go(|id| !unused.contains(&id));
     }
 }
 

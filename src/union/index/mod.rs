@@ -488,6 +488,12 @@ impl Index {
         Ok(())
     }
 
+    /// Whether any file with several names has a copy.
+    #[must_use]
+    pub fn has_copies(&self) -> bool {
+        !self.inner.lock().by_copy.is_empty()
+    }
+
     /// Whether there is a copy of that lower file.
     fn has_copy(&self, key: &LastingId) -> bool {
         let inner = self.inner.lock();
