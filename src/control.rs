@@ -107,8 +107,9 @@ pub fn change_lines(changes: &[Change]) -> Vec<u8> {
     let line = |change: &Change| {
         let none = PathBuf::from("-");
         let (words, dir) = match change {
-            Change::Snapshot(name) => (format!("snapshot {} -", name.as_deref().unwrap_or("-")), &none),
-            Change::Rewind(name) => (format!("rewind {name} -"), &none),
+            Change::Snapshot(None) => ("snapshot numbered -".to_owned(), &none),
+            Change::Snapshot(Some(name)) => ("snapshot named -".to_owned(), &PathBuf::from(name)),
+            Change::Rewind(name) => ("rewind to -".to_owned(), &PathBuf::from(name)),
             Change::Add { at, identity: (device, inode), dir } => (format!("add {at} {device}:{inode}"), dir),
             Change::Remove { strict: false, dir } => ("remove any -".to_owned(), dir),
             Change::Remove { strict: true, dir } => ("remove unused -".to_owned(), dir),
@@ -130,7 +131,8 @@ fn parse_change(line: &[u8]) -> Option<Change> {
     let mut words = line.splitn(4, |&byte| byte == b' ');
     let mut word = || std::str::from_utf8(words.next()?).ok();
     let (kind, first, second) = (word()?, word()?, word()?);
-    let dir = unescaped(words.next()?).into();
+    let dir: PathBuf = unescaped(words.next()?).into();
+    let name = || dir.to_string_lossy().into_owned();
     Some(match kind {
         "add" => {
             let (device, inode) = second.split_once(':')?;
@@ -138,8 +140,8 @@ fn parse_change(line: &[u8]) -> Option<Change> {
             Change::Add { at: first.parse().ok()?, identity, dir }
         }
         "remove" => Change::Remove { strict: first == "unused", dir },
-        "snapshot" => Change::Snapshot((first != "-").then(|| first.to_owned())),
-        "rewind" => Change::Rewind(first.to_owned()),
+        "snapshot" => Change::Snapshot((first == "named").then(name)),
+        "rewind" => Change::Rewind(name()),
         "move" => Change::Move { to: first.parse().ok()?, dir },
         _ => return None,
     })
@@ -244,6 +246,7 @@ mod tests {
             Change::Move { to: Position::Bottom, dir: "/ ".into() },
             Change::Snapshot(None),
             Change::Snapshot(Some("before".into())),
+            Change::Snapshot(Some("a b\nc".into())),
             Change::Rewind("before".into()),
         ];
         assert_eq!(parse_changes(&change_lines(&changes)).as_deref(), Some(&changes[..]));

@@ -315,8 +315,8 @@ impl Union {
     /// The directories that it is in have been looked at.
     fn look_again_at(&self, node: &Arc<Node>) -> Result<()> {
         let since = node.state().generation;
-        if let Some((_, lower)) = self.swaps.iter().find(|(swap, _)| *swap > since) {
-            node.state().body.move_out_of_upper(*lower);
+        if let Some(lower) = self.lower_since(since) {
+            node.state().body.move_out_of_upper(lower);
         }
         if since >= self.looked_again {
             self.table.keep(node);
@@ -407,7 +407,7 @@ impl Union {
     /// Which of these inodes, and of those without a name, are in one of the branches and in no other.
     #[must_use]
     pub fn only_in(&self, branches: &[BranchId], known: &[NodeId]) -> Vec<InBranch> {
-        let is_in = |node: &Arc<Node>| match &node.state().body {
+        let is_in = |node: &Arc<Node>| match &self.body_now(node) {
             Body::Leaf(branch) => branches.contains(branch),
             Body::Dir(parts) => parts.iter().all(|part| branches.contains(&part.branch)),
             Body::Linked(_) | Body::Shared(_) | Body::Unlinked => false,
@@ -417,6 +417,21 @@ impl Union {
             known.iter().chain(&gone).copied().filter(|id| *id != NodeId::ROOT).collect();
         let nodes = all.into_iter().filter_map(|id| self.table.find(id));
         nodes.filter(is_in).map(|node| in_branch(&node)).collect()
+    }
+
+    /// Where a node's inode is by now, if what was the upper is a lower.
+    fn body_now(&self, node: &Node) -> Body {
+        let state = node.state();
+        let mut body = state.body.clone();
+        if let Some(lower) = self.lower_since(state.generation) {
+            body.move_out_of_upper(lower);
+        }
+        body
+    }
+
+    /// Which lower it is that was the upper in a generation; None if it still is.
+    fn lower_since(&self, generation: u32) -> Option<BranchId> {
+        self.swaps.iter().find(|(swap, _)| *swap > generation).map(|(_, lower)| *lower)
     }
 
     /// The files with several names of which a copy is noted: a rewind changes what their other names show.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
+use super::index::Frozen;
 use super::live::Prepared;
 use super::node::{Body, NodeId};
 use super::stack::{Lower, Top};
@@ -42,6 +43,14 @@ pub enum OldUpper {
     Snapshot(SavedNotes),
     /// It is in the stack no more. The notes are those of the snapshot that the new one lies on.
     Discarded(Option<OwnedFd>),
+}
+
+/// What is noted from now on.
+enum Notes {
+    /// The same, of copies that are in a snapshot.
+    Frozen(Frozen),
+    /// What was noted when a snapshot was made.
+    Of(Option<OwnedFd>),
 }
 
 /// What was the upper once, as a branch.
@@ -127,9 +136,14 @@ impl Union {
     ) -> Result<(Vec<Dir>, Vec<BranchId>)> {
         let NextUpper(next, top) = next;
         let before = self.writable()?.root.clone();
-        if let OldUpper::Snapshot(SavedNotes { to, end: Some(end) }) = &old {
-            self.writable()?.index.save_rest(to, *end)?;
-        }
+        let index = &self.writable()?.index;
+        let notes = match old {
+            OldUpper::Snapshot(SavedNotes { to, end: Some(end) }) => {
+                Notes::Frozen(index.save_rest(&to, end)?)
+            }
+            OldUpper::Snapshot(SavedNotes { end: None, .. }) => Notes::Frozen(index.frozen()?),
+            OldUpper::Discarded(notes) => Notes::Of(notes),
+        };
         let discarded = self.stack.youngest.snapshot.next();
         let discarded = discarded.ok_or(Error::Bug("no number is left for a snapshot"))?;
         // What is open for writing is not to be written to any more.
@@ -137,7 +151,7 @@ impl Union {
         self.dirs.clear();
         exchange()?;
         // From here on it has happened.
-        let is_discarded = matches!(old, OldUpper::Discarded(_));
+        let is_discarded = matches!(notes, Notes::Of(_));
         self.stack.swap_upper(next, top);
         let (mut changed, mut gone) = self.restack(lowers);
         let lower = if is_discarded {
@@ -155,21 +169,21 @@ impl Union {
         self.swaps.push((self.table.generation(), lower));
         self.unsynced.get_mut().clear();
         *self.unsynced_snapshots.get_mut() = !self.options.volatile;
-        if let Err(e) = self.follow_with_notes(old) {
+        if let Err(e) = self.follow_with_notes(notes) {
             // The next mount finds them beside the snapshot.
             log::warn!("the workdir's notes are not up to date: {e}");
         }
         Ok((changed, gone))
     }
 
-    fn follow_with_notes(&self, old: OldUpper) -> Result<()> {
+    fn follow_with_notes(&self, notes: Notes) -> Result<()> {
         let Writable { root, index, .. } = self.writable()?;
-        match old {
-            OldUpper::Snapshot(_) => {
-                index.freeze()?;
+        match notes {
+            Notes::Frozen(frozen) => {
+                index.freeze(frozen);
                 index.now_of(root)
             }
-            OldUpper::Discarded(notes) => {
+            Notes::Of(notes) => {
                 let inodes = inodes_of(&self.options);
                 let notes = notes.map(|notes| UpperDir::workdir(notes, Atime::Kept, inodes));
                 index.go_back(root, notes.as_ref())

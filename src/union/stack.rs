@@ -239,7 +239,8 @@ impl Stack {
         let expected = self.lowers.get(usize::from(id.0).wrapping_sub(1)).filter(|branch| branch.id() == id);
         let all = || self.lowers.iter().chain(&self.retired);
         let found = expected.or_else(|| all().find(|branch| branch.id() == id));
-        found.ok_or(Error::Bug("an unknown branch"))
+        // It has gone, and nothing in it was in use.
+        found.ok_or(Error::Stale(0))
     }
 
     fn traits(&self, id: BranchId) -> Traits {

@@ -55,6 +55,10 @@ pub struct LinkNote {
     pub in_snapshot: bool,
 }
 
+/// Notes of copies that are in a snapshot.
+#[derive(Debug)]
+pub struct Frozen(HashMap<LinkId, LinkNote>);
+
 /// A copy in the upper of a lower file with several names.
 #[derive(Clone, Debug)]
 pub struct NotedCopy {
@@ -216,19 +220,18 @@ impl Index {
     }
 
     /// Copies the rest of the log, what it will say once the upper is a snapshot, and the links. To be called by who is
-    /// alone.
+    /// alone. What [`Self::freeze`] is to take on: a link more would count as a name.
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn save_rest(&self, to: &UpperDir, from: u64) -> Result<()> {
+    pub fn save_rest(&self, to: &UpperDir, from: u64) -> Result<Frozen> {
         let Store::Written(work, log) = &self.store else { return Err(Error::ReadOnly) };
         let end = log.copy(work, to, from)?;
         let mut lines = String::new();
         let mut links = None;
-        for (id, note) in self.copied() {
-            let copy = self.copy(id)?;
-            let frozen = note.frozen(&copy.stat()?);
-            lines.push_str(&link_line(&frozen));
+        let frozen = self.frozen()?;
+        for note in frozen.0.values() {
+            lines.push_str(&link_line(note));
             let links = match &links {
                 Some(links) => links,
                 None => {
@@ -242,7 +245,17 @@ impl Index {
         if !lines.is_empty() {
             log_file::add(to, end, lines.as_bytes())?;
         }
-        to.sync()
+        to.sync()?;
+        Ok(frozen)
+    }
+
+    /// What the notes will be once the upper is a snapshot.
+    ///
+    /// # Errors
+    /// Those of looking at the copies.
+    pub fn frozen(&self) -> Result<Frozen> {
+        let frozen = |(id, note): (LinkId, LinkNote)| Ok((id, note.frozen(&self.copy(id)?.stat()?)));
+        self.copied().into_iter().map(frozen).collect::<Result<_>>().map(Frozen)
     }
 
     /// The notes are those of another upper from now on, which lies on that of before.
@@ -453,16 +466,11 @@ impl Index {
         self.inner.lock().notes.get(&id).map(|note| note.key.clone())
     }
 
-    /// The upper is about to be a snapshot: its copies are not changed any more, and their names are those of lowers.
-    ///
-    /// # Errors
-    /// Those of looking at the copies.
-    pub fn freeze(&self) -> Result<()> {
-        for (id, note) in self.copied() {
-            let frozen = note.frozen(&self.copy(id)?.stat()?);
+    /// The upper is a snapshot: its copies are not changed any more, and their names are those of lowers.
+    pub fn freeze(&self, frozen: Frozen) {
+        for (id, frozen) in frozen.0 {
             self.update(id, |note| *note = frozen);
         }
-        Ok(())
     }
 
     /// Which copies are in the topmost snapshot: those that its own links lead to.
