@@ -34,7 +34,7 @@ pub use policy::{Hidden, InodeId, Policy};
 pub use quota::{Limits, Quota};
 pub use read::{Atime, Dir, DirEntry, Inode, Inodes, ReadFile};
 pub use stat::Stat;
-pub use workdir::{HOME, OWNERS, Parked, Staged, WorkDir};
+pub use workdir::{HOME, NEXT_NOTES, OWNERS, Parked, Staged, WorkDir};
 pub use write::{Ownership, UpperDir, UpperInode, WriteFile};
 
 use std::os::fd::OwnedFd;

@@ -65,6 +65,8 @@ pub const HOME: &str = "plyfs";
 const STAGE: &str = "stage";
 const UNLINKED: &str = "unlinked";
 const LINKS: &str = "links";
+/// Where in it notes are made ready that are to take the place of those of now.
+pub const NEXT_NOTES: &str = "next";
 /// Where in it the records are of what can have no attribute.
 pub const OWNERS: &str = "owners";
 const PRIVATE: Mode = Mode::RWXU;
@@ -113,7 +115,7 @@ impl WorkDir {
 
     fn prepare(&self) -> Result<()> {
         let root = self.root()?;
-        for name in [STAGE, UNLINKED] {
+        for name in [STAGE, UNLINKED, NEXT_NOTES] {
             if root.stat(OsStr::new(name))?.is_some() {
                 let dir = open_private(&root, OsStr::new(name))?;
                 dir.list()?.iter().try_for_each(|entry| dir.remove_tree(&entry.name))?;
@@ -172,9 +174,10 @@ impl WorkDir {
         self.dir(LINKS, |homes| &mut homes.links)
     }
 
-    /// The directory of links has been taken away.
-    pub fn forget_links(&self) {
-        self.home.lock().links = None;
+    /// The directory of links is another one.
+    pub fn have_links(&self, links: UpperDir) {
+        let homes = &mut *self.home.lock();
+        homes.links = Some(links.under(homes.policy.clone()));
     }
 
     /// The directory for the records of what can have no attribute, see [`Overrides`](super::Overrides). Users see nothing of it.

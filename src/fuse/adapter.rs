@@ -86,6 +86,12 @@ impl Adapter {
         Arc::clone(&self.service.notifier)
     }
 
+    /// Whoever changes the stack.
+    #[must_use]
+    pub fn control(&self) -> Arc<dyn Control> {
+        Arc::clone(&self.service.control)
+    }
+
     /// The session's event loops, as far as they have answered something.
     #[must_use]
     pub fn listeners(&self) -> Arc<Listeners> {

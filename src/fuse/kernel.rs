@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use crate::rules::name::Name;
@@ -26,7 +27,8 @@ const PRUNED_AT_ONCE: usize = 512;
 /// The kernel's side of a session.
 #[derive(Debug)]
 pub struct Kernel {
-    device: OwnedFd,
+    /// None once the session is over: whoever keeps the device open keeps the kernel waiting for answers.
+    device: RwLock<Option<OwnedFd>>,
     expires: AtomicBool,
     prunes: AtomicBool,
 }
@@ -35,7 +37,16 @@ impl Kernel {
     /// That of the session on a device.
     #[must_use]
     pub fn new(device: OwnedFd) -> Self {
-        Self { device, expires: AtomicBool::new(false), prunes: AtomicBool::new(true) }
+        Self {
+            device: RwLock::new(Some(device)),
+            expires: AtomicBool::new(false),
+            prunes: AtomicBool::new(true),
+        }
+    }
+
+    /// The session is over.
+    pub fn close(&self) {
+        *self.device.write() = None;
     }
 
     /// It can be told to look a name up again without dropping what is mounted on it (Linux 6.2).
@@ -95,7 +106,9 @@ impl Kernel {
         message.extend(code.to_ne_bytes());
         message.extend(0u64.to_ne_bytes());
         parts.iter().for_each(|part| message.extend(*part));
-        match rustix::io::write(&self.device, &message) {
+        let device = self.device.read();
+        let device = device.as_ref().ok_or(Errno::NODEV)?;
+        match rustix::io::write(device, &message) {
             Ok(_) => Ok(()),
             // It does not know that name or inode, and so has nothing to forget.
             Err(Errno::NOENT) => Ok(()),

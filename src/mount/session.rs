@@ -75,6 +75,7 @@ impl Events {
         // The kernel sends its part of the handshake with the mount, so this does not block.
         let notifier = adapter.notifier();
         let listeners = adapter.listeners();
+        let control = adapter.control();
         let watched = device.try_clone().map_err(|error| MountError::Process { what: "/dev/fuse", error })?;
         let session =
             Session::from_fd(adapter, device, SessionACL::All, config).map_err(MountError::Session)?;
@@ -92,6 +93,7 @@ impl Events {
                 let result = session.run();
                 // Whoever keeps the device open keeps the kernel waiting for answers.
                 listeners.end_all();
+                control.kernel().close();
                 if ended.send(Event::Ended(result)).is_err() {
                     warn!("nobody waits for the session any more");
                 }

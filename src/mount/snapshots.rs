@@ -470,24 +470,26 @@ impl Store {
             record.snapshots.push(Snapshot { name: name.to_owned(), parent, time, making: true });
             Some(name.to_owned())
         };
-        self.prepare(name.to_owned(), upper, true, after)
+        self.prepare(Some(name), upper, after)
     }
 
     /// Gets an empty directory ready that is to be the upper on a snapshot, when the one of now is not needed any more.
     pub(super) fn prepare_rewind(&mut self, name: &str, upper: impl AsFd) -> Result<Next<'_>> {
-        let home = format!("{DISCARDED}{}", self.free_number());
-        self.prepare(home, upper, false, |_, _| Some(name.to_owned()))
+        self.prepare(None, upper, |_, _| Some(name.to_owned()))
     }
 
+    /// For a snapshot of that name, or for a rewind.
     fn prepare(
         &mut self,
-        home_name: String,
+        snapshot: Option<&str>,
         upper: impl AsFd,
-        has_notes: bool,
         after: impl FnOnce(&mut Record, Option<String>) -> Option<String>,
     ) -> Result<Next<'_>> {
+        // Until it is in the record, nobody misses it.
+        let mut home_name = format!("{DISCARDED}{}", self.free_number());
+        let place = self.path.join(&home_name);
         let failed = |call| {
-            let path = self.path.join(&home_name);
+            let path = place.clone();
             move |errno| SnapshotError::Sys { path, call, errno }
         };
         let now = Identity::of(&upper).map_err(failed("statx"))?;
@@ -498,7 +500,7 @@ impl Store {
             let home = rustix::fs::openat(&self.dir, &*home_name, DIR, Mode::empty())?;
             rustix::fs::mkdirat(&home, LAYER, Mode::RWXU)?;
             let layer = rustix::fs::openat(&home, LAYER, DIR, Mode::empty())?;
-            let notes = if has_notes {
+            let notes = if snapshot.is_some() {
                 rustix::fs::mkdirat(&home, NOTES, Mode::RWXU)?;
                 Some(rustix::fs::openat(&home, NOTES, DIR, Mode::empty())?)
             } else {
@@ -519,9 +521,16 @@ impl Store {
         let mut record = before.clone();
         let top = after(&mut record, top);
         record.uppers.push((identity, top));
-        if let Err(e) = self.write(record) {
+        let written = self.write(record).and_then(|()| {
+            let Some(name) = snapshot else { return Ok(()) };
+            rustix::fs::renameat(&self.dir, &*home_name, &self.dir, name).map_err(failed("rename"))
+        });
+        if let Err(e) = written {
             self.remove(&home_name);
             return Err(e);
+        }
+        if let Some(name) = snapshot {
+            name.clone_into(&mut home_name);
         }
         Ok(Next { store: self, home, home_name, layer, notes, before })
     }
@@ -546,7 +555,10 @@ impl Store {
 
     /// Removes a directory of the store with all that is in it.
     fn remove(&self, name: &str) -> bool {
-        let removed = std::fs::remove_dir_all(magic_path(&self.dir).join(name));
+        let removed = match std::fs::remove_dir_all(magic_path(&self.dir).join(name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
         let failed = |error| log::warn!("{} takes room: {error}", self.path.join(name).display());
         removed.map_err(failed).is_ok()
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
-use super::index::Frozen;
+use super::index::{Back, Frozen};
 use super::live::Prepared;
 use super::node::{Body, NodeId};
 use super::stack::{Lower, Top};
@@ -50,7 +50,7 @@ enum Notes {
     /// The same, of copies that are in a snapshot.
     Frozen(Frozen),
     /// What was noted when a snapshot was made.
-    Of(Option<OwnedFd>),
+    Of(Back),
 }
 
 /// What was the upper once, as a branch.
@@ -142,7 +142,11 @@ impl Union {
                 Notes::Frozen(index.save_rest(&to, end)?)
             }
             OldUpper::Snapshot(SavedNotes { end: None, .. }) => Notes::Frozen(index.frozen()?),
-            OldUpper::Discarded(notes) => Notes::Of(notes),
+            OldUpper::Discarded(notes) => {
+                let inodes = inodes_of(&self.options);
+                let notes = notes.map(|notes| UpperDir::workdir(notes, Atime::Kept, inodes));
+                Notes::Of(index.prepare_back(notes.as_ref())?)
+            }
         };
         let discarded = self.stack.youngest.snapshot.next();
         let discarded = discarded.ok_or(Error::Bug("no number is left for a snapshot"))?;
@@ -183,11 +187,7 @@ impl Union {
                 index.freeze(frozen);
                 index.now_of(root)
             }
-            Notes::Of(notes) => {
-                let inodes = inodes_of(&self.options);
-                let notes = notes.map(|notes| UpperDir::workdir(notes, Atime::Kept, inodes));
-                index.go_back(root, notes.as_ref())
-            }
+            Notes::Of(back) => index.go_back(root, back),
         }
     }
 

@@ -48,6 +48,7 @@ mod rmdir;
 mod service_manager;
 mod setattr;
 mod size_limits;
+mod snapshot_faults;
 mod snapshots;
 mod statfs;
 mod stress;

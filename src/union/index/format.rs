@@ -9,7 +9,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::log_file::{add, read};
-use crate::branch::{Dir, HOME, OWNERS, UpperDir, WorkDir};
+use crate::branch::{Dir, HOME, NEXT_NOTES, OWNERS, UpperDir, WorkDir};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "format";
@@ -20,6 +20,8 @@ const HEAD: &str = "plyfs workdir 2";
 const NOTES: [&str; 4] = [INDEX, LINKS, OWNERS, VOLATILE];
 const INDEX: &str = "index";
 const LINKS: &str = "links";
+/// Where notes are made ready to take the place of those of now.
+const NEXT: &str = NEXT_NOTES;
 
 /// Whether the upper can be known again by the next mount.
 pub(super) fn is_known(upper: &Dir) -> Result<bool> {
@@ -44,7 +46,7 @@ pub(super) fn claim(work: &WorkDir, upper: &Dir, snapshot: Option<&UpperDir>) ->
         if let Some(snapshot) = snapshot
             && home.stat(&aside_name(&ours))?.is_none()
         {
-            copy_from(work, &home, snapshot)?;
+            copy_from(&home, &work.links()?, snapshot)?;
         }
         write_format(&home, &ours)?;
     }
@@ -60,31 +62,45 @@ pub(super) fn write(work: &WorkDir, upper: &Dir) -> Result<()> {
     home.sync()
 }
 
-/// The notes are this upper's, and what those of a snapshot are.
-pub(super) fn take_from(work: &WorkDir, upper: &Dir, snapshot: Option<&UpperDir>) -> Result<()> {
+/// A directory with the notes of a snapshot, beside those of now.
+pub(super) fn make_next(work: &WorkDir, snapshot: Option<&UpperDir>) -> Result<UpperDir> {
     let home = work.root()?;
-    work.forget_links();
+    let name = OsStr::new(NEXT);
+    home.remove_tree(name)?;
+    home.make_dir(name, Mode::RWXU)?;
+    let next = home.open_upper_dir(name)?;
+    next.make_dir(OsStr::new(LINKS), Mode::RWXU)?;
+    add(&next, 0, &[])?;
+    if let Some(snapshot) = snapshot {
+        copy_from(&next, &next.open_upper_dir(OsStr::new(LINKS))?, snapshot)?;
+    }
+    Ok(next)
+}
+
+/// The notes are those that were made ready, and this upper's.
+pub(super) fn take_next(work: &WorkDir, upper: &Dir) -> Result<()> {
+    let home = work.root()?;
+    let next = home.open_upper_dir(OsStr::new(NEXT))?;
     for name in [INDEX, LINKS] {
         home.remove_tree(OsStr::new(name))?;
+        next.rename(OsStr::new(name), &home, OsStr::new(name))?;
     }
-    if let Some(snapshot) = snapshot {
-        copy_from(work, &home, snapshot)?;
-    }
+    home.remove_dir(OsStr::new(NEXT))?;
     write_format(&home, &id_of(upper)?)?;
     home.sync()
 }
 
 /// Copies the log, and links what the links lead to.
-fn copy_from(work: &WorkDir, home: &UpperDir, snapshot: &UpperDir) -> Result<()> {
+fn copy_from(home: &UpperDir, links: &UpperDir, snapshot: &UpperDir) -> Result<()> {
     let log = read(snapshot, INDEX)?.unwrap_or_default();
     home.remove_marker(OsStr::new(INDEX))?;
     add(home, 0, log.as_bytes())?;
     let name = OsStr::new(LINKS);
     if snapshot.stat(name)?.is_some() {
-        let (from, to) = (snapshot.open_upper_dir(name)?, work.links()?);
+        let from = snapshot.open_upper_dir(name)?;
         for entry in from.list()? {
-            to.remove_marker(&entry.name)?;
-            to.link(&from.open_upper_inode(&entry.name)?, &entry.name)?;
+            links.remove_marker(&entry.name)?;
+            links.link(&from.open_upper_inode(&entry.name)?, &entry.name)?;
         }
     }
     Ok(())

@@ -20,6 +20,14 @@ const SMALL: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Log(Mutex<State>);
 
+/// The file of another directory, open.
+#[derive(Debug)]
+pub(super) struct Open {
+    file: WriteFile,
+    end: u64,
+    lines: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
     file: Option<WriteFile>,
@@ -39,6 +47,18 @@ impl Log {
         });
         self.0.lock().lines = lines;
         Ok(())
+    }
+
+    /// The file of that name in a directory, in which there is one.
+    pub(super) fn open_in(&self, dir: &UpperDir) -> Result<Open> {
+        let file = dir.open_upper_inode(OsStr::new(NAME))?.open_write()?;
+        let end = file.inode().stat()?.st_size as u64;
+        Ok(Open { file, end, lines: self.0.lock().lines })
+    }
+
+    /// Goes on in another file.
+    pub(super) fn follow(&self, open: Open) {
+        *self.0.lock() = State { file: Some(open.file), end: open.end, lines: open.lines };
     }
 
     /// Makes the file ahead, so that a line on a full disk takes no inode.

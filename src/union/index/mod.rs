@@ -59,6 +59,14 @@ pub struct LinkNote {
 #[derive(Debug)]
 pub struct Frozen(HashMap<LinkId, LinkNote>);
 
+/// Notes that are ready to take the place of those of now.
+#[derive(Debug)]
+pub struct Back {
+    links: UpperDir,
+    inner: Inner,
+    file: log_file::Open,
+}
+
 /// A copy in the upper of a lower file with several names.
 #[derive(Clone, Debug)]
 pub struct NotedCopy {
@@ -266,26 +274,40 @@ impl Index {
         format::write(self.work()?, upper)
     }
 
-    /// The notes are those of an upper that lies on a snapshot, whose own notes are in `snapshot`.
+    /// Gets the notes of a snapshot ready to be those of an upper that lies on it.
     ///
     /// # Errors
-    /// Those of the calls that it takes.
-    pub fn go_back(&self, upper: &UpperDir, snapshot: Option<&UpperDir>) -> Result<()> {
+    /// Those of the calls that it takes: then nothing has changed.
+    pub fn prepare_back(&self, snapshot: Option<&UpperDir>) -> Result<Back> {
+        let work = self.work()?;
+        let dir = format::make_next(work, snapshot)?;
+        let log = Log::default();
+        let mut inner = Inner::default();
+        log.replay(&dir, &mut |line| inner.replay(line))?;
+        inner.find_copies(&*dir.open_upper_dir(OsStr::new(LINKS))?)?;
+        if let Some(snapshot) = snapshot {
+            inner.know_snapshot(snapshot)?;
+        }
+        let file = log.open_in(&dir)?;
+        Ok(Back { links: dir.open_upper_dir(OsStr::new(LINKS))?, inner, file })
+    }
+
+    /// The notes are those that were got ready, and of that upper.
+    ///
+    /// # Errors
+    /// Those of saying so in the workdir. What is said here holds all the same; the next mount begins with the snapshot's.
+    pub fn go_back(&self, upper: &UpperDir, back: Back) -> Result<()> {
         let Store::Written(work, log) = &self.store else { return Err(Error::ReadOnly) };
-        log.close(work, true)?;
-        format::take_from(work, upper, snapshot)?;
-        let root = work.root()?;
-        // A number stands for one file for as long as the mount lives.
-        let mut inner = Inner { next: self.inner.lock().next, ..Inner::default() };
-        log.replay(&root, &mut |line| inner.replay(line))?;
-        if root.stat(OsStr::new(LINKS))?.is_some() {
-            inner.find_copies(&*work.links()?)?;
+        let Back { links, inner: mut notes, file } = back;
+        work.have_links(links);
+        log.follow(file);
+        {
+            let inner = &mut *self.inner.lock();
+            // A number stands for one file for as long as the mount lives.
+            notes.renumber(inner.next);
+            *inner = notes;
         }
-        *self.inner.lock() = inner;
-        match snapshot {
-            Some(snapshot) => self.know_snapshot(snapshot),
-            None => Ok(()),
-        }
+        format::take_next(work, upper)
     }
 
     fn copied(&self) -> Vec<(LinkId, LinkNote)> {
@@ -473,27 +495,8 @@ impl Index {
         }
     }
 
-    /// Which copies are in the topmost snapshot: those that its own links lead to.
-    ///
-    /// # Errors
-    /// Those of the calls that it takes.
     fn know_snapshot(&self, notes: &Dir) -> Result<()> {
-        if notes.stat(OsStr::new(LINKS))?.is_none() {
-            return Ok(());
-        }
-        let links = notes.open_dir(OsStr::new(LINKS))?;
-        for entry in links.list()? {
-            let Some(key) = entry.name.to_str().and_then(LastingId::parse) else { continue };
-            let Some(stat) = links.stat(&entry.name)? else { continue };
-            let inner = &mut *self.inner.lock();
-            let Some(id) = inner.by_key.get(&key).copied() else { continue };
-            if inner.by_copy.get(&stat.st_ino) == Some(&id)
-                && let Some(note) = inner.notes.get_mut(&id)
-            {
-                note.in_snapshot = true;
-            }
-        }
-        Ok(())
+        self.inner.lock().know_snapshot(notes)
     }
 
     /// Whether any file with several names has a copy.
@@ -874,6 +877,34 @@ impl Inner {
         if done.is_none() {
             log::debug!("not a line of an index: {}", line.escape_debug());
         }
+    }
+
+    /// Which copies are in the topmost snapshot: those that its own links lead to.
+    fn know_snapshot(&mut self, notes: &Dir) -> Result<()> {
+        if notes.stat(OsStr::new(LINKS))?.is_none() {
+            return Ok(());
+        }
+        let links = notes.open_dir(OsStr::new(LINKS))?;
+        for entry in links.list()? {
+            let Some(key) = entry.name.to_str().and_then(LastingId::parse) else { continue };
+            let Some(stat) = links.stat(&entry.name)? else { continue };
+            let Some(id) = self.by_key.get(&key).copied() else { continue };
+            if self.by_copy.get(&stat.st_ino) == Some(&id)
+                && let Some(note) = self.notes.get_mut(&id)
+            {
+                note.in_snapshot = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts from `first` on.
+    fn renumber(&mut self, first: u32) {
+        let next = |id: LinkId| LinkId(id.0 + first);
+        self.notes = self.notes.drain().map(|(id, note)| (next(id), note)).collect();
+        let all = self.by_key.values_mut().chain(self.by_copy.values_mut()).chain(self.older.values_mut());
+        all.chain(self.by_ino.values_mut().flatten()).for_each(|id| *id = next(*id));
+        self.next += first;
     }
 
     /// Finds the copies in `links`. One whose note was lost may be all that is left of what was written to it, so

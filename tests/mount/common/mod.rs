@@ -38,7 +38,7 @@ pub(crate) use program::{plyfs, program, sh, sh_as, sh_refused};
 pub(crate) use raw::{Page, file_handle, write_by_aio};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use tmpfs::Tmpfs;
-pub(crate) use trace::traced;
+pub(crate) use trace::{injected, traced};
 pub(crate) use union::{Union, temp_dir};
 pub(crate) use user::{ALICE, BOB, as_member, as_user, is_root, open_dev_fuse_to_everybody};
 
