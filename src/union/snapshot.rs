@@ -50,7 +50,7 @@ enum Notes {
     /// The same, of copies that are in a snapshot.
     Frozen(Frozen),
     /// What was noted when a snapshot was made.
-    Of(Back),
+    Of(Box<Back>),
 }
 
 /// What was the upper once, as a branch.
@@ -145,7 +145,7 @@ impl Union {
             OldUpper::Discarded(notes) => {
                 let inodes = inodes_of(&self.options);
                 let notes = notes.map(|notes| UpperDir::workdir(notes, Atime::Kept, inodes));
-                Notes::Of(index.prepare_back(notes.as_ref())?)
+                Notes::Of(Box::new(index.prepare_back(notes.as_ref())?))
             }
         };
         let discarded = self.stack.youngest.snapshot.next();
@@ -187,7 +187,7 @@ impl Union {
                 index.freeze(frozen);
                 index.now_of(root)
             }
-            Notes::Of(back) => index.go_back(root, back),
+            Notes::Of(back) => index.go_back(root, *back),
         }
     }
 
