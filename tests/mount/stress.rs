@@ -8,11 +8,14 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::common::{Branch, Dice, Union};
+use crate::common::{Branch, Dice, Union, plyfs};
 
 /// Few names, so that the threads meet.
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -90,5 +93,106 @@ fn changes_in_turn_leave_a_tree_that_a_remount_shows_again() {
             assert!(done > 10, "seed {seed}: the dice find nothing to do");
             union.remount();
         }
+    }
+}
+
+/// For how long the stack changes: some seconds, or as many as `PLYFS_STRESS_SECONDS` says.
+fn stress_time() -> Duration {
+    let seconds = std::env::var("PLYFS_STRESS_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(4))
+}
+
+/// Runs eight who change the tree, and beside them `change` over and over.
+fn while_others_work(union: &Union, seed: u64, change: impl Fn(&mut Dice)) -> usize {
+    let (end, changes) = (Instant::now() + stress_time(), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for worker in 0..8 {
+            scope.spawn(move || {
+                let mut dice = Dice::new(seed * 100 + worker);
+                while Instant::now() < end {
+                    act(union, &mut dice).ok();
+                }
+            });
+        }
+        let mut dice = Dice::new(seed * 100 + 99);
+        while Instant::now() < end {
+            change(&mut dice);
+            changes.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    changes.into_inner()
+}
+
+#[track_caller]
+fn command(words: &[&str]) {
+    let run = Command::new(plyfs()).args(words).output().expect("plyfs runs");
+    assert!(run.status.success(), "{words:?}: {}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[test]
+fn a_stack_that_changes_all_the_time_shows_what_a_remount_shows() {
+    let union = Union::builder()
+        .upper(|b| b.file("a/b/a", "upper").dir("d/c"))
+        .lower(fill)
+        .lower(|b| b.file("a/d/a", "deep").file("d/a", "deep").file("c/hidden", "").dir("b/b"))
+        .lower(|b| b.file("b", "a file").file("a/b/d/c", "a directory").dir("c"))
+        .lower(|b| b.file("d/b/a", "dba").file("a/a", "other").symlink("d/d", "."))
+        .mount();
+    let lowers: Vec<String> = (0..4).map(|at| union.lower_path(at).to_str().unwrap().to_owned()).collect();
+    let mountpoint = union.root().to_str().unwrap();
+    let change = |words: &[String]| {
+        let mut line = vec!["branch", "change", mountpoint];
+        line.extend(words.iter().map(String::as_str));
+        command(&line);
+    };
+    for round in 0..2 {
+        let changes = while_others_work(&union, 7 + round, |dice| {
+            let (one, other) = (&lowers[dice.throw(4)], &lowers[dice.throw(4)]);
+            match dice.throw(3) {
+                0 => change(&[format!("move:{}:{one}", 1 + dice.throw(4))]),
+                // It is away, and comes back in another place.
+                1 => {
+                    change(&[format!("del:{one}")]);
+                    change(&[format!("add:{}:{one}", 1 + dice.throw(4))]);
+                }
+                _ => change(&[
+                    format!("del:{one}"),
+                    format!("prepend:{one}"),
+                    format!("del:{other}"),
+                    format!("append:{other}"),
+                ]),
+            }
+        });
+        assert!(changes > 10, "{changes}");
+        // As it was mounted: at its end the union is compared with a remount.
+        change(
+            &lowers
+                .iter()
+                .enumerate()
+                .map(|(at, lower)| format!("move:{}:{lower}", at + 1))
+                .collect::<Vec<_>>(),
+        );
+    }
+}
+
+#[test]
+fn an_upper_that_is_a_snapshot_all_the_time_shows_what_a_remount_shows() {
+    let mut union = Union::builder()
+        .upper(|b| b.file("a/b/a", "upper").dir("d/c"))
+        .lower(fill)
+        .lower(|b| b.file("a/d/a", "deep").file("d/a", "deep").file("c/hidden", "").dir("b/b"))
+        .mount();
+    let mountpoint = union.root().to_str().unwrap().to_owned();
+    for round in 0..2 {
+        command(&["snapshot", &mountpoint, &format!("kept{round}")]);
+        let snapshots = while_others_work(&union, 17 + round, |dice| {
+            if dice.throw(12) == 0 {
+                command(&["rewind", &mountpoint, &format!("kept{round}")]);
+            } else {
+                command(&["snapshot", &mountpoint]);
+            }
+        });
+        assert!(snapshots > 10, "{snapshots}");
+        union.remount();
     }
 }
