@@ -27,7 +27,7 @@ use super::convert::{FlagsIoctl, device_number, node, rename_mode, seek_to, set_
 use super::opcodes::Opcode;
 use super::reply;
 use super::service::{Control, Service};
-use super::view::View;
+use super::view::{Told, View};
 use crate::rules::kill_priv::KillPriv;
 use crate::sched::{Listeners, Pool, guarded};
 use crate::union::{Changes, LiveUnion, NewNode, Union};
@@ -148,11 +148,13 @@ fn prepare_worker() {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let revalidates = self.service.view.timeouts.revalidate();
-        let more = revalidates.then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
+        let view = &self.service.view;
+        let changes = view.timeouts.revalidate() || view.told != Told::Nothing;
+        let more = changes.then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
         // A target that was read once is never asked for again.
+        let asks_again = view.timeouts.revalidate() || view.told == Told::Some;
         let wanted =
-            WANTED.into_iter().filter(|flag| !revalidates || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
+            WANTED.into_iter().filter(|flag| !asks_again || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
         if config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok() {
             self.service.control.kernel().can_expire();
         }
@@ -453,6 +455,7 @@ impl Filesystem for Adapter {
         let id = node(ino);
         self.serve(request, Opcode::Readdir, never, move |service| {
             reply::listing(reply, |take| service.fresh(service.union().readdir(id, offset, take)));
+            service.has_listed(id);
         });
     }
 
@@ -469,6 +472,7 @@ impl Filesystem for Adapter {
             reply::listing_plus(reply, &service.view, |take| {
                 service.fresh(service.union().readdirplus(id, offset, take))
             });
+            service.has_listed(id);
         });
     }
 

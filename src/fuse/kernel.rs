@@ -45,13 +45,18 @@ impl Kernel {
 
     /// Lets it look up again what may have changed.
     pub fn look_again(&self, outdated: &Outdated) {
-        for dir in &outdated.dirs {
-            // From the beginning to the end: the attributes, and the listing that it has cached.
-            self.tell(INVAL_INODE, &[&dir.0.to_ne_bytes(), &[0; 16]]);
-        }
         for (dir, name) in &outdated.names {
             let flags = if self.expires.load(Ordering::Relaxed) { EXPIRE_ONLY } else { 0 };
             self.forget_name(*dir, name, flags);
+        }
+        for inode in outdated.dirs.iter().chain(&outdated.inodes) {
+            // From the beginning to the end: the attributes, and the data or the listing that it has cached. After the
+            // names: whoever was just listing the directory has let go of it by then.
+            self.tell(INVAL_INODE, &[&inode.0.to_ne_bytes(), &[0; 16]]);
+        }
+        for inode in &outdated.attributes {
+            // A negative offset: no data.
+            self.tell(INVAL_INODE, &[&inode.0.to_ne_bytes(), &(-1i64).to_ne_bytes(), &[0; 8]]);
         }
     }
 

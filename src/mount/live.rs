@@ -15,11 +15,12 @@ use rustix::mount::MountFlags;
 
 use super::branches::{self, Around};
 use super::error::MountError;
+use super::watch::Queue;
 use crate::control::{self, Change, Position};
 use crate::fuse::{Control, Kernel};
 use crate::rules::BranchId;
 use crate::shown::shown;
-use crate::union::{LiveUnion, NewLower, Union};
+use crate::union::{LiveUnion, NewLower, NodeId, Union};
 
 /// For how long a change waits for the kernel to drop what nobody uses.
 const DROPS_WITHIN: Duration = Duration::from_millis(500);
@@ -30,8 +31,10 @@ const LOOKS_EVERY: Duration = Duration::from_millis(200);
 /// What it takes to change the stack of a live mount.
 #[derive(Debug)]
 pub(super) struct Live {
-    union: Arc<LiveUnion>,
-    kernel: Kernel,
+    pub(super) union: Arc<LiveUnion>,
+    pub(super) kernel: Kernel,
+    /// What the kernel is still to be told.
+    pub(super) queue: Arc<Queue>,
     /// What the mount forbids.
     flags: MountFlags,
     /// What the user has decided on.
@@ -105,7 +108,7 @@ impl Live {
         (flags, decided): (MountFlags, MountFlags),
     ) -> Self {
         let (changing, waiting) = (Mutex::new(()), Mutex::new(false));
-        Self { union, kernel, flags, decided, around, changing, waiting }
+        Self { union, kernel, queue: Arc::default(), flags, decided, around, changing, waiting }
     }
 
     fn change(self: &Arc<Self>, lines: &[u8]) -> Result<String, Refusal> {
@@ -229,6 +232,10 @@ impl Control for Arc<Live> {
 
     fn kernel(&self) -> &Kernel {
         &self.kernel
+    }
+
+    fn has_listed(&self, dir: NodeId) {
+        self.queue.has_listed(dir);
     }
 }
 

@@ -26,6 +26,7 @@ mod root;
 mod session;
 mod target;
 mod unmount;
+mod watch;
 mod work;
 
 use std::fmt::Display;
@@ -46,7 +47,7 @@ pub use unmount::umount;
 use crate::branch::{Believed, BranchRoots, Limits};
 use crate::control;
 use crate::exit::Exit;
-use crate::fuse::{Adapter, Kernel, Timeouts, View};
+use crate::fuse::{Adapter, Kernel, Timeouts, Told, View};
 use crate::options::{MountOptions, Warning};
 use crate::shown::shown;
 use crate::union::{LiveUnion, Union, UnionOptions};
@@ -140,6 +141,7 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
         }),
         one_filesystem: options.one_filesystem,
         revalidates: timeouts.revalidate(),
+        watches: options.watch.map(watch::most),
         limits: Limits { bytes: options.size, inodes: options.inodes },
     };
     crate::branch::keep_capabilities();
@@ -168,10 +170,18 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     };
     // From here on every way out drops `mounted`, which detaches the mount.
     let status = status(options, work.as_deref());
-    let view = View { ids, timeouts, static_nlink: options.static_nlink, status };
+    let told = match union.get().watches_all() {
+        None => Told::Nothing,
+        Some(false) => Told::Some,
+        Some(true) => Told::All,
+    };
+    let view = View { ids, timeouts, told, static_nlink: options.static_nlink, status };
     let kernel = device.try_clone().map_err(|error| MountError::Process { what: "/dev/fuse", error })?;
     let flags = (wanted.flags, options.decided);
     let live = Arc::new(Live::new(Arc::clone(&union), Kernel::new(kernel), around, flags));
+    if options.watch.is_some() {
+        watch::start(&live).map_err(|error| MountError::Process { what: "cannot start a thread", error })?;
+    }
     let adapter =
         Adapter::new(Arc::clone(&union), view, Arc::new(live), options.threads, options.follows_callers);
     if let Err(error) = events.start(adapter, device, options.threads) {

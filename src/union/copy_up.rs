@@ -17,10 +17,11 @@ use super::Union;
 use super::index::LinkId;
 use super::locked::EntryRef;
 use super::node::{Body, DirPart, Node, NodeId, Place, RealId};
-use crate::branch::{Inode, LastingId, Ownership, Staged, Stat, UpperDir, UpperInode, WriteFile};
+use crate::branch::{Dir, Inode, LastingId, Ownership, Staged, Stat, UpperDir, UpperInode, WriteFile};
 use crate::error::{Error, Result};
 use crate::layer::is_private_xattr;
 use crate::rules::BranchId;
+use crate::rules::name::Name;
 use crate::rules::plan::Refusal;
 
 /// How much of a file is copied.
@@ -31,6 +32,9 @@ pub(super) enum Data {
     /// None: it is about to be cut off.
     None,
 }
+
+/// How often a file is copied again that others change while it is copied.
+const TRIES: usize = 4;
 
 /// What is to be done to the inode once it is in the upper.
 pub(super) type Change<'a> = &'a dyn Fn(&UpperInode) -> Result<()>;
@@ -162,13 +166,27 @@ impl Union {
         let work = self.writable()?.work;
         // The lower's object is where it is: it needs no lock while it is copied.
         let (original, stat) = self.inode_and_stat(node)?;
-        let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
+        let mut copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
+        for _ in 0..TRIES {
+            if !self.lowers_change() || is_unchanged(&copy.original, &original.stat()?) {
+                break;
+            }
+            // Somebody has written to it meanwhile: what was copied may be a mixture.
+            drop(copy);
+            let stat = original.stat()?;
+            copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
+        }
         change(copy.staged.inode())?;
         self.sync_copy(&copy, data)?;
         let bytes = if data == Data::Whole && copy.file.is_some() { copy.original.st_size as u64 } else { 0 };
         self.publish_leaf(node, copy, change)?;
         self.count_copy_up(bytes);
         Ok(())
+    }
+
+    /// Whether others may change lowers, and that is to show.
+    fn lowers_change(&self) -> bool {
+        self.watches.is_some() || self.options.revalidates
     }
 
     fn sync_copy(&self, copy: &Copy, data: Data) -> Result<()> {
@@ -197,6 +215,11 @@ impl Union {
                 Some((now, name)) if Arc::ptr_eq(&now, &parent) => name,
                 _ => continue,
             };
+            if self.lowers_change() {
+                // Others may have put another file there meanwhile, or none: it would be hidden.
+                let look = |dir: &Dir, name: &Name| dir.stat(name.as_os_str())?.ok_or(Error::Stale(node.id.0));
+                self.leaf(node, look, |stat| Ok(*stat))?;
+            }
             let Copy { staged, original, key, file } = copy;
             let stat = staged.inode().stat()?;
             // Before it can be found: whatever comes next, it shows the number of its original.
@@ -364,4 +387,10 @@ impl Union {
     pub(super) fn copy_metadata(&self, staged: &Staged, original: &Inode, stat: &Stat) -> Result<()> {
         staged.inode().copy_metadata(original, stat, self.ownership(), |key| !is_private_xattr(key))
     }
+}
+
+/// Whether a file's data and attributes are still those that it had.
+fn is_unchanged(before: &Stat, now: &Stat) -> bool {
+    let key = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+    key(before) == key(now)
 }

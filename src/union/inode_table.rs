@@ -8,6 +8,8 @@
 //! The table's lock is never held across a system call.
 
 use std::hash::BuildHasher as _;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use foldhash::HashMap;
@@ -25,7 +27,9 @@ use crate::rules::name::Name;
 pub struct InodeTable {
     inner: Mutex<Inner>,
     /// How often the stack has changed: what was found in an older one may not be true any more.
-    generation: u32,
+    generation: AtomicU32,
+    /// Directories that have lost or gained parts in lowers, or their names, since somebody asked; if somebody does.
+    torn: Option<Mutex<HashSet<NodeId>>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +45,9 @@ struct Inner {
     /// file that it knows by another of its names. If they are looked up again they must be the same nodes.
     orphans: HashMap<NodeId, Weak<Node>>,
 }
+
+/// In a node's generation: it alone is to be looked at again.
+const OUTDATED: u32 = 1 << 31;
 
 /// Aliases count down from here: no filesystem hands out inode numbers of that size.
 const FIRST_ALIAS: u64 = i64::MAX as u64;
@@ -100,17 +107,47 @@ impl InodeTable {
     /// How often the stack has changed.
     #[must_use]
     pub fn generation(&self) -> u32 {
-        self.generation
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The stack has changed: every node is to be looked at again when it is met.
-    pub(super) fn next_generation(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
+    pub(super) fn next_generation(&self) {
+        let next = |now: u32| Some((now.wrapping_add(1) & !OUTDATED).max(1));
+        // It always has a next one.
+        let _before = self.generation.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
     }
 
-    /// Whether a node was found in an older stack than that of now.
+    /// Single nodes, too, are to be looked at again from now on.
+    pub(super) fn expect_changes(&mut self) {
+        self.torn = Some(Mutex::default());
+        self.next_generation();
+    }
+
+    /// Whether a node was found in an older stack than that of now, or is to be looked at again by itself.
     pub(super) fn is_outdated(&self, node: &Node) -> bool {
-        self.generation > 0 && node.state().generation != self.generation
+        let generation = self.generation();
+        generation > 0 && node.state().generation != generation
+    }
+
+    /// A node is to be looked at again when it is met. The caller has locked the directory that it is in, so that
+    /// nobody is just looking.
+    pub(super) fn outdate(&self, node: &Node) {
+        node.state().generation |= OUTDATED;
+    }
+
+    /// The directories that were torn since this was asked.
+    pub(super) fn take_torn(&self) -> HashSet<NodeId> {
+        self.torn.as_ref().map(|torn| std::mem::take(&mut *torn.lock())).unwrap_or_default()
+    }
+
+    /// What is in a directory, which was true of `generation`, may not be what it was.
+    pub(super) fn tear(&self, dir: NodeId, generation: u32) {
+        let Some(torn) = &self.torn else { return };
+        torn.lock().insert(dir);
+        // Else what was found in it is older than now in any case.
+        if generation & !OUTDATED == self.generation() {
+            self.next_generation();
+        }
     }
 
     /// Lets a node that was found in an older stack be what has its name now, if it is the same. The caller has its
@@ -118,20 +155,22 @@ impl InodeTable {
     pub(super) fn outlasts(&self, node: &Arc<Node>, found: &FoundInode) -> bool {
         let same = is_same_in_another_stack(node, found);
         if same {
-            self.settle(node, found.state.body.clone(), found.state.real);
+            let mut state = node.state();
+            let was = state.generation;
+            let is_torn = state.body.has_other_lowers(&found.state.body);
+            (state.body, state.real) = (found.state.body.clone(), found.state.real);
+            state.generation = found.state.generation;
+            drop(state);
+            if is_torn {
+                self.tear(node.id, was);
+            }
         }
         same
     }
 
-    /// A node is true of this stack.
-    fn settle(&self, node: &Node, body: Body, real: RealId) {
-        let mut state = node.state();
-        (state.body, state.real, state.generation) = (body, real, self.generation);
-    }
-
     /// A node is true of this stack as it is.
     pub(super) fn keep(&self, node: &Node) {
-        node.state().generation = self.generation;
+        node.state().generation = self.generation();
     }
 
     /// Puts the root in.
@@ -201,8 +240,7 @@ impl InodeTable {
                 numbered.filter(|node| (!renumbers || hard_linked) && same(node))
             }
         };
-        let FoundInode { mut state, .. } = found;
-        state.generation = self.generation;
+        let FoundInode { state, .. } = found;
         if let Some(node) = known {
             if lookup == Lookup::Counted {
                 node.count_lookup();
@@ -213,10 +251,18 @@ impl InodeTable {
                 let mut known = node.state();
                 // The parts of a directory that is known are known better, unless nobody could look into it. A file
                 // is where its name leads.
+                let was = known.generation;
+                let is_torn = outdated && known.body.has_other_lowers(&state.body);
                 if kind != FileType::Directory || known.body.is_closed() || outdated {
                     known.body = state.body;
+                } else {
+                    known.body.take_watches(&state.body);
                 }
-                (known.real, known.generation) = (real, self.generation);
+                (known.real, known.generation) = (real, state.generation);
+                drop(known);
+                if is_torn {
+                    self.tear(node.id, was);
+                }
             }
             return Some(node);
         }
@@ -231,10 +277,12 @@ impl InodeTable {
         let node = match inner.orphan(id, kind, &state, renumbers) {
             Some(orphan) => {
                 let mut known = orphan.state();
-                if known.generation != self.generation {
+                if known.generation != state.generation {
                     (known.body, known.real) = (state.body, real);
+                } else {
+                    known.body.take_watches(&state.body);
                 }
-                (known.place, known.generation) = (state.place, self.generation);
+                (known.place, known.generation) = (state.place, state.generation);
                 drop(known);
                 orphan
             }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::FileType;
 
+use super::inode_table::Lookup;
 use super::node::{Body, Node, NodeId};
 use super::stack::Lower;
 use super::{Union, lower_policy, told_apart};
@@ -37,6 +38,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// For how long somebody waits who wants to change the stack.
 const GIVES_UP: Duration = Duration::from_secs(30);
+
+/// How often in a row a node is looked at again that others change meanwhile.
+const MOST_LOOKS: usize = 100;
 
 /// A union that requests use, and whose stack may change between them.
 #[derive(Debug)]
@@ -78,6 +82,24 @@ pub struct Outdated {
     pub names: Vec<(NodeId, Name)>,
     /// Directories whose listing or attributes may have changed.
     pub dirs: Vec<NodeId>,
+    /// What is no directory, and may have other attributes and data.
+    pub inodes: Vec<NodeId>,
+    /// What may have other attributes.
+    pub attributes: Vec<NodeId>,
+    /// A lower's root may have another marker: see [`Union::look_at_roots`].
+    pub roots: bool,
+}
+
+impl Outdated {
+    /// Takes in more.
+    pub fn add(&mut self, other: Self) {
+        let Self { names, dirs, inodes, attributes, roots } = other;
+        self.names.extend(names);
+        self.dirs.extend(dirs);
+        self.inodes.extend(inodes);
+        self.attributes.extend(attributes);
+        self.roots |= roots;
+    }
 }
 
 /// An inode that is in a branch alone.
@@ -228,6 +250,12 @@ impl Union {
         let root = self.table.get(NodeId::ROOT)?;
         root.state().body = Body::Dir(self.stack.root_parts());
         self.table.keep(&root);
+        if let Some(watches) = &self.watches {
+            watches.forget_branches(&gone);
+            if let Err(e) = self.watch_roots() {
+                log::warn!("changes in a lower that has come may show late: {e}");
+            }
+        }
         self.listings.clear();
         if is_ambiguous {
             self.dirs.clear();
@@ -248,43 +276,61 @@ impl Union {
     }
 
     /// Looks at a node again that was found in an older stack, and before it at the directories on the way to it.
-    fn look_again(&self, node: &Arc<Node>) -> Result<()> {
+    pub(super) fn look_again(&self, node: &Arc<Node>) -> Result<()> {
         let mut way = vec![Arc::clone(node)];
+        let mut looks = 0;
         while let Some(last) = way.last() {
             let above = last.state().named_in().find(|dir| self.table.is_outdated(dir)).map(Arc::clone);
             match above {
                 Some(dir) => way.push(dir),
                 None => {
                     self.look_again_at(last)?;
-                    way.pop();
+                    looks += 1;
+                    // Others may change it all the time.
+                    if looks > MOST_LOOKS || !self.table.is_outdated(last) {
+                        way.pop();
+                        looks = 0;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// The directories that it is in have been looked at.
+    /// Looks once: it may have another name then. The directories that it is in have been looked at.
     fn look_again_at(&self, node: &Arc<Node>) -> Result<()> {
-        while self.table.is_outdated(node) {
-            let Some((dir, name)) = node.entry() else {
-                self.table.keep(node);
-                return Ok(());
-            };
-            if dir.is_gone() {
-                self.table.lose(node, &dir, &name);
-                continue;
-            }
-            let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
-            if !node.state().place.is(&dir, &name) {
-                continue;
-            }
-            let seen = self.stack.see(&parts, &name)?;
-            let sketch = self.sketch(&dir, &parts, &name, &seen)?;
-            if !sketch.is_some_and(|sketch| self.table.outlasts(node, &sketch.found)) {
-                self.table.lose(node, &dir, &name);
-            }
+        let Some((dir, name)) = node.entry() else {
+            self.table.keep(node);
+            return Ok(());
+        };
+        if dir.is_gone() {
+            self.lose(node, &dir, &name);
+            return Ok(());
+        }
+        let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
+        if !node.state().place.is(&dir, &name) {
+            return Ok(());
+        }
+        let as_of = dir.generation();
+        let seen = self.stack.see(&parts, &name)?;
+        let watched = self.watch_seen(&dir, &parts, &name, &seen, Lookup::Counted)?;
+        let (seen, begun) = watched.as_ref().map_or((&seen, None), |(seen, begun)| (seen, Some(begun)));
+        let sketch = self.sketch(&dir, &parts, &name, seen, as_of)?;
+        if !sketch.is_some_and(|sketch| self.table.outlasts(node, &sketch.found)) {
+            self.lose(node, &dir, &name);
+        } else if let Some(begun) = begun {
+            self.keep_watches(node, begun);
         }
         Ok(())
+    }
+
+    /// What has a name has lost it to others.
+    fn lose(&self, node: &Arc<Node>, dir: &Arc<Node>, name: &Name) {
+        let was = node.generation();
+        self.table.lose(node, dir, name);
+        if node.kind == FileType::Directory {
+            self.table.tear(node.id, was);
+        }
     }
 
     /// What the kernel has to look up again, after branches have come, gone or moved.

@@ -13,7 +13,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
-use super::node::{DirPart, Node, NodeId};
+use super::node::{DirPart, Node, NodeId, RealId};
 use crate::branch::{Dir, Inode, ReadFile, UpperDir, UpperInode, WriteFile};
 use crate::rules::BranchId;
 
@@ -27,7 +27,8 @@ fn capacity() -> NonZeroUsize {
 /// The directories of the branches, by node.
 #[derive(Debug)]
 pub(super) struct DirCache {
-    lowers: Mutex<LruCache<(NodeId, BranchId), Dir>>,
+    /// With the directory that was meant.
+    lowers: Mutex<LruCache<(NodeId, BranchId), (Dir, Option<RealId>)>>,
     uppers: Mutex<LruCache<NodeId, UpperDir>>,
 }
 
@@ -36,12 +37,12 @@ impl DirCache {
         Self { lowers: Mutex::new(LruCache::new(capacity())), uppers: Mutex::new(LruCache::new(capacity())) }
     }
 
-    pub(super) fn lower(&self, node: &Node, branch: BranchId) -> Option<Dir> {
+    pub(super) fn lower(&self, node: &Node, branch: BranchId) -> Option<(Dir, Option<RealId>)> {
         self.lowers.lock().get(&(node.id, branch)).cloned()
     }
 
-    pub(super) fn put_lower(&self, node: &Node, branch: BranchId, dir: Dir) {
-        self.lowers.lock().put((node.id, branch), dir);
+    pub(super) fn put_lower(&self, node: &Node, branch: BranchId, dir: Dir, meant: Option<RealId>) {
+        self.lowers.lock().put((node.id, branch), (dir, meant));
     }
 
     pub(super) fn upper(&self, node: &Node) -> Option<UpperDir> {
