@@ -142,15 +142,16 @@ fn sight(event: &inotify::Event<'_>) -> Option<Seen> {
     let name = || event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
     let sight = match name() {
         _ if is(ReadFlags::IGNORED) => Sight::End,
-        None if is(ReadFlags::ATTRIB | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT) => {
+        None if is(ReadFlags::ATTRIB
+            | ReadFlags::DELETE_SELF
+            | ReadFlags::MOVE_SELF
+            | ReadFlags::UNMOUNT) =>
+        {
             Sight::Itself
         }
         None => return None,
         Some(name)
-            if is(ReadFlags::CREATE
-                | ReadFlags::DELETE
-                | ReadFlags::MOVED_FROM
-                | ReadFlags::MOVED_TO) =>
+            if is(ReadFlags::CREATE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO) =>
         {
             Sight::Name(name)
         }

@@ -153,8 +153,7 @@ impl Filesystem for Adapter {
         let more = changes.then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
         // A target that was read once is never asked for again.
         let asks_again = view.timeouts.revalidate() || view.told == Told::Some;
-        let wanted =
-            WANTED.into_iter().filter(|flag| !asks_again || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
+        let wanted = WANTED.into_iter().filter(|flag| !asks_again || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
         if config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok() {
             self.service.control.kernel().can_expire();
         }
@@ -175,6 +174,7 @@ impl Filesystem for Adapter {
         let dir = node(parent);
         self.serve_with(request, Opcode::Lookup, never, name, move |service, name| {
             reply::looked_up(reply, service.fresh(service.union().lookup(dir, name)), &service.view);
+            service.has_looked_up();
         });
     }
 

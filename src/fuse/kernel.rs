@@ -54,6 +54,7 @@ impl Kernel {
             // names: whoever was just listing the directory has let go of it by then.
             self.tell(INVAL_INODE, &[&inode.0.to_ne_bytes(), &[0; 16]]);
         }
+        self.prune(&outdated.lost);
         for inode in &outdated.attributes {
             // A negative offset: no data.
             self.tell(INVAL_INODE, &[&inode.0.to_ne_bytes(), &(-1i64).to_ne_bytes(), &[0; 8]]);
@@ -69,13 +70,28 @@ impl Kernel {
         );
     }
 
+    /// Lets it drop inodes that nobody uses, if it can be told to: what others have removed takes room until then.
+    pub fn prune(&self, inodes: &[NodeId]) {
+        for some in inodes.chunks(PRUNED_AT_ONCE) {
+            if self.prunes.load(Ordering::Relaxed)
+                && self.send_prune(some.iter().copied()) == Err(Errno::INVAL)
+            {
+                self.prunes.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn send_prune(&self, inodes: impl ExactSizeIterator<Item = NodeId>) -> Result<(), Errno> {
+        let count = inodes.len() as u32;
+        let ids: Vec<u8> = inodes.flat_map(|id| id.0.to_ne_bytes()).collect();
+        self.send(PRUNE, &[&count.to_ne_bytes(), &[0; 12], &ids])
+    }
+
     /// Lets it drop inodes that nobody uses; it then says FORGET.
     pub fn drop_unused(&self, inodes: &[InBranch]) {
         for some in inodes.chunks(PRUNED_AT_ONCE) {
-            let ids: Vec<u8> = some.iter().flat_map(|inode| inode.id.0.to_ne_bytes()).collect();
-            let count = some.len() as u32;
             let can = self.prunes.load(Ordering::Relaxed);
-            if can && self.send(PRUNE, &[&count.to_ne_bytes(), &[0; 12], &ids]) != Err(Errno::INVAL) {
+            if can && self.send_prune(some.iter().map(|inode| inode.id)) != Err(Errno::INVAL) {
                 continue;
             }
             // Before Linux 6.18. Names of what is in use go as well, until they are looked up again.

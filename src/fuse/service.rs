@@ -16,7 +16,7 @@ use super::caller_groups::Asker;
 use super::convert::node;
 use super::kernel::Kernel;
 use super::opcodes::Opcodes;
-use super::view::View;
+use super::view::{Told, View};
 use crate::branch::Caller;
 use crate::control::{BRANCHES, DONE, MESSAGES, REFUSED, STATUS, SYNC, status_line};
 use crate::error::{Error, Result};
@@ -42,6 +42,9 @@ pub trait Control: Debug + Send + Sync {
 
     /// A directory was listed, and the kernel is not to remember what.
     fn has_listed(&self, dir: NodeId);
+
+    /// Directories were found that others have changed, see [`Union::take_in`].
+    fn has_torn(&self);
 }
 
 /// A union, and who may ask for what.
@@ -181,11 +184,19 @@ impl Service {
         Ok(if self.has_mapped_acl(key) { acl::shown(&value, &self.view.ids).into_owned() } else { value })
     }
 
+    /// A name was looked up.
+    pub(super) fn has_looked_up(&self) {
+        if self.view.told != Told::Nothing && self.union().has_torn() {
+            self.control.has_torn();
+        }
+    }
+
     /// A directory was listed.
     pub(super) fn has_listed(&self, dir: NodeId) {
-        if !self.union().remembers_listing(dir) {
+        if self.view.told != Told::Nothing && !self.union().remembers_listing(dir) {
             self.control.has_listed(dir);
         }
+        self.has_looked_up();
     }
 
     /// Changes the stack. [`DONE`] or [`REFUSED`], and what there is to say.

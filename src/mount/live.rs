@@ -237,6 +237,10 @@ impl Control for Arc<Live> {
     fn has_listed(&self, dir: NodeId) {
         self.queue.has_listed(dir);
     }
+
+    fn has_torn(&self) {
+        self.queue.has_torn();
+    }
 }
 
 /// The lowers, from the top down, once all changes are done.

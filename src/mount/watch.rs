@@ -46,10 +46,19 @@ pub(super) fn most(watch: Watch) -> usize {
     }
 }
 
+/// What is to be done.
+#[derive(Debug)]
+enum What {
+    /// Tell it.
+    Tell(Outdated),
+    /// Ask the union, and tell that.
+    Ask,
+}
+
 /// What the kernel is to be told, and when.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    waiting: Mutex<VecDeque<(Instant, Outdated)>>,
+    waiting: Mutex<VecDeque<(Instant, What)>>,
     /// Directories that have been listed, and whose listings are not to be kept.
     listed: Mutex<HashSet<NodeId>>,
     changed: Condvar,
@@ -57,13 +66,17 @@ pub(super) struct Queue {
 
 impl Queue {
     fn put(&self, at: Instant, what: Outdated) {
+        self.put_any(at, What::Tell(what));
+    }
+
+    fn put_any(&self, at: Instant, what: What) {
         let mut waiting = self.waiting.lock();
         let place = waiting.partition_point(|(other, _)| *other <= at);
         waiting.insert(place, (at, what));
         self.changed.notify_one();
     }
 
-    fn take(&self) -> Outdated {
+    fn take(&self) -> What {
         let mut waiting = self.waiting.lock();
         loop {
             let now = Instant::now();
@@ -91,6 +104,14 @@ impl Queue {
         }
     }
 
+    /// Requests have found directories that others have changed.
+    pub(super) fn has_torn(&self) {
+        let is_asked = self.waiting.lock().iter().any(|(_, what)| matches!(what, What::Ask));
+        if !is_asked {
+            self.put_any(Instant::now(), What::Ask);
+        }
+    }
+
     /// The kernel may keep a listing that it is not to keep.
     pub(super) fn has_listed(&self, dir: NodeId) {
         if self.listed.lock().insert(dir) {
@@ -110,12 +131,22 @@ pub(super) fn start(live: &Arc<Live>) -> io::Result<()> {
         thread::Builder::new().name("plyfs-tell".to_owned()).spawn(move || {
             loop {
                 let what = queue.take();
-                {
-                    let mut listed = queue.listed.lock();
-                    listed.retain(|dir| !what.dirs.contains(dir));
-                }
                 let Some(live) = live.upgrade() else { return };
-                live.kernel.look_again(&what);
+                match what {
+                    What::Tell(what) => {
+                        {
+                            let mut listed = queue.listed.lock();
+                            what.dirs.iter().for_each(|dir| {
+                                listed.remove(dir);
+                            });
+                        }
+                        live.kernel.look_again(&what);
+                    }
+                    What::Ask => {
+                        let outdated = live.union.get().take_in(Vec::new());
+                        tell(&live, outdated);
+                    }
+                }
             }
         })?;
     }
@@ -150,7 +181,7 @@ fn listen(watcher: &Watcher, live: &Weak<Live>) {
 }
 
 fn tell(live: &Live, outdated: Outdated) {
-    let Outdated { names, mut dirs, mut inodes, .. } = outdated;
+    let Outdated { names, mut dirs, mut inodes, lost, .. } = outdated;
     dirs.sort_unstable();
     dirs.dedup();
     inodes.sort_unstable();
@@ -163,9 +194,11 @@ fn tell(live: &Live, outdated: Outdated) {
     live.queue.put_by_dir(now, &by_dir);
     let at_once = Outdated { dirs, inodes, ..Outdated::default() };
     live.kernel.look_again(&at_once);
+    live.queue.put(now + AGAIN[0], Outdated { lost, ..Outdated::default() });
     for later in AGAIN {
         live.queue.put_by_dir(now + later, &by_dir);
         let attributes = at_once.inodes.clone();
-        live.queue.put(now + later, Outdated { dirs: at_once.dirs.clone(), attributes, ..Outdated::default() });
+        live.queue
+            .put(now + later, Outdated { dirs: at_once.dirs.clone(), attributes, ..Outdated::default() });
     }
 }

@@ -219,7 +219,9 @@ pub enum OptionError {
         max: u32,
     },
     /// Two ways in which changes of lowers show.
-    #[error("watch and timeouts do not go together: watch shows changes when they happen; leave out timeout= and its like")]
+    #[error(
+        "watch and timeouts do not go together: watch shows changes when they happen; leave out timeout= and its like"
+    )]
     WatchAndTimeouts,
     /// Something other than AUFS' three words.
     #[error("unknown udba={}: it is udba=none, udba=reval or udba=notify", shown(.0))]

@@ -185,7 +185,7 @@ impl Union {
     }
 
     /// Whether others may change lowers, and that is to show.
-    fn lowers_change(&self) -> bool {
+    pub(super) fn lowers_change(&self) -> bool {
         self.watches.is_some() || self.options.revalidates
     }
 
@@ -217,7 +217,8 @@ impl Union {
             };
             if self.lowers_change() {
                 // Others may have put another file there meanwhile, or none: it would be hidden.
-                let look = |dir: &Dir, name: &Name| dir.stat(name.as_os_str())?.ok_or(Error::Stale(node.id.0));
+                let look =
+                    |dir: &Dir, name: &Name| dir.stat(name.as_os_str())?.ok_or(Error::Stale(node.id.0));
                 self.leaf(node, look, |stat| Ok(*stat))?;
             }
             let Copy { staged, original, key, file } = copy;
@@ -391,6 +392,7 @@ impl Union {
 
 /// Whether a file's data and attributes are still those that it had.
 fn is_unchanged(before: &Stat, now: &Stat) -> bool {
-    let key = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+    let key =
+        |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
     key(before) == key(now)
 }

@@ -7,8 +7,8 @@
 //!
 //! The table's lock is never held across a system call.
 
-use std::hash::BuildHasher as _;
 use std::collections::HashSet;
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -89,6 +89,8 @@ pub struct FoundInode {
     pub renumbers: bool,
     /// Whether it may have other names.
     pub hard_linked: bool,
+    /// Whether all parts of a directory were looked for that others may have changed.
+    pub looked_anew: bool,
 }
 
 impl InodeTable {
@@ -138,6 +140,11 @@ impl InodeTable {
     /// The directories that were torn since this was asked.
     pub(super) fn take_torn(&self) -> HashSet<NodeId> {
         self.torn.as_ref().map(|torn| std::mem::take(&mut *torn.lock())).unwrap_or_default()
+    }
+
+    /// Whether directories were torn since that was asked.
+    pub(super) fn has_torn(&self) -> bool {
+        self.torn.as_ref().is_some_and(|torn| !torn.lock().is_empty())
     }
 
     /// What is in a directory, which was true of `generation`, may not be what it was.
@@ -213,7 +220,7 @@ impl InodeTable {
     /// reported.
     pub fn intern(&self, found: FoundInode, lookup: Lookup, taken: NumberTaken) -> Option<Arc<Node>> {
         let inner = &mut *self.inner.lock();
-        let FoundInode { number, kind, renumbers, hard_linked, .. } = found;
+        let FoundInode { number, kind, renumbers, hard_linked, looked_anew, .. } = found;
         let real = found.state.real;
         let named = match &found.state.place {
             Place::Entry(dir, name) => inner.named(dir, name),
@@ -252,8 +259,8 @@ impl InodeTable {
                 // The parts of a directory that is known are known better, unless nobody could look into it. A file
                 // is where its name leads.
                 let was = known.generation;
-                let is_torn = outdated && known.body.has_other_lowers(&state.body);
-                if kind != FileType::Directory || known.body.is_closed() || outdated {
+                let is_torn = (outdated || looked_anew) && known.body.has_other_lowers(&state.body);
+                if kind != FileType::Directory || known.body.is_closed() || outdated || is_torn {
                     known.body = state.body;
                 } else {
                     known.body.take_watches(&state.body);
@@ -524,7 +531,15 @@ mod tests {
             Body::Dir(_) => FileType::Directory,
             _ => FileType::RegularFile,
         };
-        FoundInode { number: NodeId(number), kind, state, lower: None, renumbers: false, hard_linked: false }
+        FoundInode {
+            number: NodeId(number),
+            kind,
+            state,
+            lower: None,
+            renumbers: false,
+            hard_linked: false,
+            looked_anew: false,
+        }
     }
 
     fn intern(table: &InodeTable, number: u64, real: u64) -> Arc<Node> {

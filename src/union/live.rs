@@ -86,6 +86,8 @@ pub struct Outdated {
     pub inodes: Vec<NodeId>,
     /// What may have other attributes.
     pub attributes: Vec<NodeId>,
+    /// What may have lost its name: nothing keeps it but whoever has it open.
+    pub lost: Vec<NodeId>,
     /// A lower's root may have another marker: see [`Union::look_at_roots`].
     pub roots: bool,
 }
@@ -93,11 +95,12 @@ pub struct Outdated {
 impl Outdated {
     /// Takes in more.
     pub fn add(&mut self, other: Self) {
-        let Self { names, dirs, inodes, attributes, roots } = other;
+        let Self { names, dirs, inodes, attributes, lost, roots } = other;
         self.names.extend(names);
         self.dirs.extend(dirs);
         self.inodes.extend(inodes);
         self.attributes.extend(attributes);
+        self.lost.extend(lost);
         self.roots |= roots;
     }
 }
@@ -330,6 +333,13 @@ impl Union {
         self.table.lose(node, dir, name);
         if node.kind == FileType::Directory {
             self.table.tear(node.id, was);
+            if let Ok(parts) = node.parts()
+                && node.is_gone()
+            {
+                // A directory that is open stays on the disk, and is not said to be gone.
+                self.dirs.forget(node.id, &parts);
+                self.end_watches(node, &parts);
+            }
         }
     }
 

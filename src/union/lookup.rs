@@ -159,6 +159,9 @@ impl Union {
         let sketch = self.sketch_seen(parent, parts, name, seen)?;
         Ok(sketch.map(|mut sketch| {
             sketch.found.state.generation = as_of;
+            // A listing looks for one part only, where it knows of no other.
+            sketch.found.looked_anew =
+                self.lowers_change() && parent.parts().is_ok_and(|whole| whole.len() == parts.len());
             sketch
         }))
     }
@@ -191,6 +194,7 @@ impl Union {
                     lower: None,
                     renumbers: self.stack.renumbers(numbered.branch),
                     hard_linked: false,
+                    looked_anew: false,
                 };
                 Ok(Some(Sketch {
                     found,
@@ -224,6 +228,7 @@ impl Union {
             lower,
             renumbers,
             hard_linked: stat.is_hard_linked(),
+            looked_anew: false,
         };
         match note {
             Some((link, note)) if note.copied_up => {

@@ -65,7 +65,7 @@ impl Union {
             |node| match self.dirs.lower(node, branch) {
                 None if is_root(node) => self.stack.lower(branch).cloned().map(Some),
                 // Others may have put another one there meanwhile.
-                Some((_, meant)) if self.watches.is_some() && meant != part_in(node, branch) => Ok(None),
+                Some((_, meant)) if self.lowers_change() && meant != part_in(node, branch) => Ok(None),
                 cached => Ok(cached.map(|(dir, _)| dir)),
             },
             |state| state.lower_place(branch).map(|(dir, name)| (Arc::clone(dir), name.clone())),

@@ -236,7 +236,9 @@ impl Stack {
     /// branch is asked as the last of these.
     pub(super) fn reads_markers(&self, id: BranchId, parts: &[OpenPart]) -> bool {
         let is_last = parts.last().is_some_and(|open| open.part.branch == id);
-        !is_last || self.traits(id).reads_all_markers || parts.last().is_some_and(|open| open.part.formats.impure)
+        !is_last
+            || self.traits(id).reads_all_markers
+            || parts.last().is_some_and(|open| open.part.formats.impure)
     }
 
     /// Whether inodes of a branch cannot be told apart by their numbers alone.

@@ -19,12 +19,12 @@ use parking_lot::Mutex;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::Union;
 use super::inode_table::Lookup;
 use super::live::Outdated;
 use super::node::{Body, DirPart, Node, NodeId, Place, RealId};
 use super::stack::{OpenPart, Seen};
 use super::xino::Xino;
-use super::Union;
 use crate::branch::{self, Dir, Sight, WatchId, Watcher};
 use crate::error::Result;
 use crate::rules::BranchId;
@@ -319,6 +319,12 @@ impl Union {
         dir.parts().is_ok_and(|parts| parts.iter().all(is_watched))
     }
 
+    /// Whether there is something for [`Self::take_in`] that requests have found.
+    #[must_use]
+    pub fn has_torn(&self) -> bool {
+        self.table.has_torn()
+    }
+
     /// Whether a directory's listing stays as it is until the kernel is told otherwise.
     #[must_use]
     pub fn remembers_listing(&self, id: NodeId) -> bool {
@@ -367,7 +373,9 @@ impl Union {
                     Some((_, dir)) => dir.clone(),
                     None => {
                         let above = parts.iter().find(|open| open.part.branch == part.branch);
-                        let Some(Ok(dir)) = above.map(|open| open.dir.open_dir(name.as_os_str())) else { continue };
+                        let Some(Ok(dir)) = above.map(|open| open.dir.open_dir(name.as_os_str())) else {
+                            continue;
+                        };
                         if !self.stack.is_meant(part.branch, &dir.stat_self()?, part.real) {
                             reads_again = true;
                             continue;
@@ -413,7 +421,7 @@ impl Union {
         let Some(watches) = &self.watches else { return };
         watches.forget(node.id, parts);
         if Arc::strong_count(node) > 1 {
-            // It is still the position of something.
+            // It is still open, or the position of something.
             node.state().body.end_watches();
         }
     }
@@ -421,8 +429,7 @@ impl Union {
     /// Watches the roots of all lowers, and then looks at them.
     pub(super) fn watch_roots(&mut self) -> Result<()> {
         let Some(watches) = self.watches.clone() else { return Ok(()) };
-        let begun: Vec<Begun> =
-            self.stack.lowers().filter_map(|root| watches.begin(root, None)).collect();
+        let begun: Vec<Begun> = self.stack.lowers().filter_map(|root| watches.begin(root, None)).collect();
         self.stack.look_at_roots()?;
         let root = self.table.get(NodeId::ROOT)?;
         for watch in &begun {
@@ -506,6 +513,7 @@ impl Union {
                     Some(node) => {
                         self.table.outdate(&node);
                         outdated.inodes.push(node.id);
+                        outdated.lost.push(node.id);
                     }
                     None => {}
                 }
@@ -535,6 +543,7 @@ impl Union {
         }
         for node in again {
             outdated.dirs.push(node.id);
+            outdated.lost.push(node.id);
             if let Err(e) = self.with_descriptors(|| self.look_again(&node)) {
                 log::debug!("a directory that others have changed is not looked at again yet: {e}");
                 self.table.tear(node.id, node.generation());
