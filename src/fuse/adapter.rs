@@ -27,7 +27,7 @@ use super::convert::{FlagsIoctl, device_number, node, rename_mode, seek_to, set_
 use super::opcodes::Opcode;
 use super::reply;
 use super::service::{Control, Service};
-use super::view::{Told, View};
+use super::view::View;
 use crate::rules::kill_priv::KillPriv;
 use crate::sched::{Listeners, Pool, guarded};
 use crate::union::{Changes, LiveUnion, NewNode, Union};
@@ -149,11 +149,11 @@ fn prepare_worker() {
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let view = &self.service.view;
-        let changes = view.timeouts.revalidate() || view.told != Told::Nothing;
-        let more = changes.then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
+        let revalidates = view.timeouts.revalidate();
+        let more = (revalidates || view.tells_changes).then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
         // A target that was read once is never asked for again.
-        let asks_again = view.timeouts.revalidate() || view.told == Told::Some;
-        let wanted = WANTED.into_iter().filter(|flag| !asks_again || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
+        let wanted =
+            WANTED.into_iter().filter(|flag| !revalidates || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
         if config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok() {
             self.service.control.kernel().can_expire();
         }
@@ -225,6 +225,7 @@ impl Filesystem for Adapter {
                 reply,
                 service.fresh(service.union().readlink(id)).map(std::ffi::OsString::into_encoded_bytes),
             );
+            service.has_read_link(id);
         });
     }
 

@@ -15,4 +15,4 @@ mod view;
 pub use adapter::Adapter;
 pub use kernel::Kernel;
 pub use service::Control;
-pub use view::{Timeouts, Told, View};
+pub use view::{Timeouts, View};

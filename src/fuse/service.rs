@@ -16,7 +16,7 @@ use super::caller_groups::Asker;
 use super::convert::node;
 use super::kernel::Kernel;
 use super::opcodes::Opcodes;
-use super::view::{Told, View};
+use super::view::View;
 use crate::branch::Caller;
 use crate::control::{BRANCHES, DONE, MESSAGES, REFUSED, STATUS, SYNC, status_line};
 use crate::error::{Error, Result};
@@ -40,8 +40,8 @@ pub trait Control: Debug + Send + Sync {
     /// The kernel's side of the session.
     fn kernel(&self) -> &Kernel;
 
-    /// A directory was listed, and the kernel is not to remember what.
-    fn has_listed(&self, dir: NodeId);
+    /// A directory was listed, or a symbolic link read, and the kernel is not to remember what.
+    fn has_shown(&self, id: NodeId);
 
     /// Directories were found that others have changed, see [`Union::take_in`].
     fn has_torn(&self);
@@ -186,17 +186,24 @@ impl Service {
 
     /// A name was looked up.
     pub(super) fn has_looked_up(&self) {
-        if self.view.told != Told::Nothing && self.union().has_torn() {
+        if self.view.tells_changes && self.union().has_torn() {
             self.control.has_torn();
         }
     }
 
     /// A directory was listed.
     pub(super) fn has_listed(&self, dir: NodeId) {
-        if self.view.told != Told::Nothing && !self.union().remembers_listing(dir) {
-            self.control.has_listed(dir);
+        if self.view.tells_changes && !self.union().remembers_listing(dir) {
+            self.control.has_shown(dir);
         }
         self.has_looked_up();
+    }
+
+    /// A symbolic link was read.
+    pub(super) fn has_read_link(&self, id: NodeId) {
+        if self.view.tells_changes && !self.union().remembers_target(id) {
+            self.control.has_shown(id);
+        }
     }
 
     /// Changes the stack. [`DONE`] or [`REFUSED`], and what there is to say.

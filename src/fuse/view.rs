@@ -32,18 +32,6 @@ impl Timeouts {
     }
 }
 
-/// Whether the kernel is told of changes that others make in lowers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Told {
-    /// It is not.
-    #[default]
-    Nothing,
-    /// Of some of them, and asks again of what it is not told of.
-    Some,
-    /// Of all of them.
-    All,
-}
-
 /// What stands between the union's answers and the kernel.
 #[derive(Clone, Debug, Default)]
 pub struct View {
@@ -51,8 +39,8 @@ pub struct View {
     pub ids: IdMaps,
     /// For how long an answer holds.
     pub timeouts: Timeouts,
-    /// How far the kernel is told of changes that others make in lowers.
-    pub told: Told,
+    /// Whether the kernel is told of changes that others make in lowers.
+    pub tells_changes: bool,
     /// Every directory has one link, whatever is in it.
     pub static_nlink: bool,
     /// What does not change of what the daemon says of itself, as [`crate::control::STATUS`] has it.

@@ -234,8 +234,8 @@ impl Control for Arc<Live> {
         &self.kernel
     }
 
-    fn has_listed(&self, dir: NodeId) {
-        self.queue.has_listed(dir);
+    fn has_shown(&self, id: NodeId) {
+        self.queue.has_shown(id);
     }
 
     fn has_torn(&self) {

@@ -47,7 +47,7 @@ pub use unmount::umount;
 use crate::branch::{Believed, BranchRoots, Limits};
 use crate::control;
 use crate::exit::Exit;
-use crate::fuse::{Adapter, Kernel, Timeouts, Told, View};
+use crate::fuse::{Adapter, Kernel, Timeouts, View};
 use crate::options::{MountOptions, Warning};
 use crate::shown::shown;
 use crate::union::{LiveUnion, Union, UnionOptions};
@@ -170,12 +170,13 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     };
     // From here on every way out drops `mounted`, which detaches the mount.
     let status = status(options, work.as_deref());
-    let told = match union.get().watches_all() {
-        None => Told::Nothing,
-        Some(false) => Told::Some,
-        Some(true) => Told::All,
+    let view = View {
+        ids,
+        timeouts,
+        tells_changes: options.watch.is_some(),
+        static_nlink: options.static_nlink,
+        status,
     };
-    let view = View { ids, timeouts, told, static_nlink: options.static_nlink, status };
     let kernel = device.try_clone().map_err(|error| MountError::Process { what: "/dev/fuse", error })?;
     let flags = (wanted.flags, options.decided);
     let live = Arc::new(Live::new(Arc::clone(&union), Kernel::new(kernel), around, flags));

@@ -26,8 +26,8 @@ const GATHERS: Duration = Duration::from_millis(5);
 /// When it is said again.
 const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
-/// How long the kernel may take to have put a listing together.
-const LISTED_WITHIN: Duration = Duration::from_millis(2);
+/// How long the kernel may take until it has what it was shown.
+const SHOWN_WITHIN: Duration = Duration::from_millis(2);
 
 /// How many watches a user has who cannot find out.
 const FEW: usize = 8192;
@@ -59,8 +59,8 @@ enum What {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Mutex<VecDeque<(Instant, What)>>,
-    /// Directories that have been listed, and whose listings are not to be kept.
-    listed: Mutex<HashSet<NodeId>>,
+    /// Directories and symbolic links that have been read, and whose listings and targets are not to be kept.
+    shown: Mutex<HashSet<NodeId>>,
     changed: Condvar,
 }
 
@@ -112,11 +112,11 @@ impl Queue {
         }
     }
 
-    /// The kernel may keep a listing that it is not to keep.
-    pub(super) fn has_listed(&self, dir: NodeId) {
-        if self.listed.lock().insert(dir) {
-            let what = Outdated { dirs: vec![dir], ..Outdated::default() };
-            self.put(Instant::now() + LISTED_WITHIN, what);
+    /// The kernel may keep what it is not to keep.
+    pub(super) fn has_shown(&self, id: NodeId) {
+        if self.shown.lock().insert(id) {
+            let what = Outdated { inodes: vec![id], ..Outdated::default() };
+            self.put(Instant::now() + SHOWN_WITHIN, what);
         }
     }
 }
@@ -135,9 +135,9 @@ pub(super) fn start(live: &Arc<Live>) -> io::Result<()> {
                 match what {
                     What::Tell(what) => {
                         {
-                            let mut listed = queue.listed.lock();
-                            what.dirs.iter().for_each(|dir| {
-                                listed.remove(dir);
+                            let mut shown = queue.shown.lock();
+                            what.inodes.iter().for_each(|id| {
+                                shown.remove(id);
                             });
                         }
                         live.kernel.look_again(&what);

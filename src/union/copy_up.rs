@@ -34,7 +34,7 @@ pub(super) enum Data {
 }
 
 /// How often a file is copied again that others change while it is copied.
-const TRIES: usize = 4;
+const TRIES: usize = 8;
 
 /// What is to be done to the inode once it is in the upper.
 pub(super) type Change<'a> = &'a dyn Fn(&UpperInode) -> Result<()>;
@@ -166,16 +166,7 @@ impl Union {
         let work = self.writable()?.work;
         // The lower's object is where it is: it needs no lock while it is copied.
         let (original, stat) = self.inode_and_stat(node)?;
-        let mut copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
-        for _ in 0..TRIES {
-            if !self.lowers_change() || is_unchanged(&copy.original, &original.stat()?) {
-                break;
-            }
-            // Somebody has written to it meanwhile: what was copied may be a mixture.
-            drop(copy);
-            let stat = original.stat()?;
-            copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
-        }
+        let copy = self.stage_leaf(&work.stage()?, None, (&original, stat), data)?;
         change(copy.staged.inode())?;
         self.sync_copy(&copy, data)?;
         let bytes = if data == Data::Whole && copy.file.is_some() { copy.original.st_size as u64 } else { 0 };
@@ -360,7 +351,7 @@ impl Union {
         &self,
         dir: &UpperDir,
         name: Option<&std::ffi::OsStr>,
-        (original, stat): (&Inode, Stat),
+        (original, mut stat): (&Inode, Stat),
         data: Data,
     ) -> Result<Copy> {
         let work = self.writable()?.work;
@@ -372,7 +363,7 @@ impl Union {
                     None => work.file(Mode::from_raw_mode(stat.st_mode))?,
                 };
                 if data == Data::Whole && stat.st_size > 0 {
-                    self.copier.copy_data(&original.open_read()?, &stat, &file)?;
+                    stat = self.copy_data(original, stat, &file)?;
                 }
                 (staged, Some(file))
             }
@@ -382,6 +373,25 @@ impl Union {
         self.copy_metadata(&staged, original, &stat)?;
         let key = self.link_key(original, &stat)?;
         Ok(Copy { staged, original: stat, key, file })
+    }
+
+    /// Copies a file's data; says of which attributes it is the data. What others change meanwhile is copied anew.
+    fn copy_data(&self, original: &Inode, mut stat: Stat, to: &WriteFile) -> Result<Stat> {
+        let source = original.open_read()?;
+        let mut tries = 0;
+        loop {
+            let copied = self.copier.copy_data(&source, &stat, to);
+            if !self.lowers_change() {
+                return copied.map(|()| stat);
+            }
+            let now = original.stat()?;
+            tries += 1;
+            if is_unchanged(&stat, &now) || tries == TRIES {
+                return copied.map(|()| stat);
+            }
+            to.truncate(0)?;
+            stat = now;
+        }
     }
 
     /// Lets a staged entry take on what its original has besides data.

@@ -24,11 +24,13 @@ fn capacity() -> NonZeroUsize {
     NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN)
 }
 
+/// A directory of a lower, and which one was meant.
+type LowerDir = (Dir, Option<RealId>);
+
 /// The directories of the branches, by node.
 #[derive(Debug)]
 pub(super) struct DirCache {
-    /// With the directory that was meant.
-    lowers: Mutex<LruCache<(NodeId, BranchId), (Dir, Option<RealId>)>>,
+    lowers: Mutex<LruCache<(NodeId, BranchId), LowerDir>>,
     uppers: Mutex<LruCache<NodeId, UpperDir>>,
 }
 
@@ -37,7 +39,7 @@ impl DirCache {
         Self { lowers: Mutex::new(LruCache::new(capacity())), uppers: Mutex::new(LruCache::new(capacity())) }
     }
 
-    pub(super) fn lower(&self, node: &Node, branch: BranchId) -> Option<(Dir, Option<RealId>)> {
+    pub(super) fn lower(&self, node: &Node, branch: BranchId) -> Option<LowerDir> {
         self.lowers.lock().get(&(node.id, branch)).cloned()
     }
 

@@ -279,13 +279,6 @@ impl Union {
         self.watches.as_ref()?.watcher.clone()
     }
 
-    /// Whether the roots of all lowers are watched, if any is to be.
-    #[must_use]
-    pub fn watches_all(&self) -> Option<bool> {
-        self.watches.as_ref()?;
-        Some(self.table.get(NodeId::ROOT).is_ok_and(|root| self.shows_changes_in(&root)))
-    }
-
     /// How often changes in lowers were seen.
     pub(super) fn changes_seen(&self) -> u64 {
         self.watches.as_ref().map_or(0, |watches| watches.changes.load(Ordering::Acquire))
@@ -329,6 +322,12 @@ impl Union {
     #[must_use]
     pub fn remembers_listing(&self, id: NodeId) -> bool {
         self.watches.is_none() || self.table.find(id).is_none_or(|dir| self.shows_changes_in(&dir))
+    }
+
+    /// The same of a symbolic link's target.
+    #[must_use]
+    pub fn remembers_target(&self, id: NodeId) -> bool {
+        self.watches.is_none() || self.table.find(id).is_none_or(|link| self.shows_changes_of(&link))
     }
 
     /// Watches a directory that was seen under a name, in all lowers, and looks again if that comes after what has been
@@ -498,11 +497,12 @@ impl Union {
         {
             // Whoever has just looked is done, and whoever looks from now on sees what is there by now.
             let _locked = dir.lock();
-            self.listings.forget(dir.id);
-            if !names.is_empty() {
+            if !names.is_empty() || itself {
+                self.listings.forget(dir.id);
                 outdated.dirs.push(dir.id);
             }
-            for name in names.into_iter().chain(attributes) {
+            let attributes = attributes.into_iter().map(|name| (name, false));
+            for (name, may_be_lost) in names.into_iter().map(|name| (name, true)).chain(attributes) {
                 match self.table.find_name(dir, &name) {
                     Some(node) if node.kind == FileType::Directory => {
                         self.table.outdate(&node);
@@ -513,7 +513,9 @@ impl Union {
                     Some(node) => {
                         self.table.outdate(&node);
                         outdated.inodes.push(node.id);
-                        outdated.lost.push(node.id);
+                        if may_be_lost {
+                            outdated.lost.push(node.id);
+                        }
                     }
                     None => {}
                 }
@@ -530,7 +532,6 @@ impl Union {
             }
         }
         if itself {
-            outdated.dirs.push(dir.id);
             match dir.entry() {
                 Some((parent, name)) => {
                     let _locked = parent.lock();
