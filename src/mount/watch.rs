@@ -53,6 +53,8 @@ enum What {
     Tell(Outdated),
     /// Ask the union, and tell that.
     Ask,
+    /// Have it drop what it was shown.
+    Shown,
 }
 
 /// What the kernel is to be told, and when.
@@ -114,9 +116,12 @@ impl Queue {
 
     /// The kernel may keep what it is not to keep.
     pub(super) fn has_shown(&self, id: NodeId) {
-        if self.shown.lock().insert(id) {
-            let what = Outdated { inodes: vec![id], ..Outdated::default() };
-            self.put(Instant::now() + SHOWN_WITHIN, what);
+        let mut shown = self.shown.lock();
+        shown.insert(id);
+        let is_first = shown.len() == 1;
+        drop(shown);
+        if is_first {
+            self.put_any(Instant::now() + SHOWN_WITHIN, What::Shown);
         }
     }
 }
@@ -133,14 +138,10 @@ pub(super) fn start(live: &Arc<Live>) -> io::Result<()> {
                 let what = queue.take();
                 let Some(live) = live.upgrade() else { return };
                 match what {
-                    What::Tell(what) => {
-                        {
-                            let mut shown = queue.shown.lock();
-                            what.inodes.iter().for_each(|id| {
-                                shown.remove(id);
-                            });
-                        }
-                        live.kernel.look_again(&what);
+                    What::Tell(what) => live.kernel.look_again(&what),
+                    What::Shown => {
+                        let inodes = std::mem::take(&mut *queue.shown.lock()).into_iter().collect();
+                        live.kernel.look_again(&Outdated { inodes, ..Outdated::default() });
                     }
                     What::Ask => {
                         let outdated = live.union.get().take_in(Vec::new());

@@ -69,7 +69,7 @@ impl Union {
         let since = self.changes_seen();
         let stat = self.stat_of(node)?;
         let links = self.links(node, &stat)?;
-        let holds = self.shows_changes_of(node) && since == self.changes_seen();
+        let holds = self.shows_changes_to(node, &stat) && since == self.changes_seen();
         Ok(Attr { id: node.id, stat, links, holds })
     }
 

@@ -99,7 +99,7 @@ impl Union {
         Ok(found.map(|(node, mut looked)| {
             let is_ours = node.is_in_upper() && node.kind != FileType::Directory;
             let is_quiet = since == self.changes_seen();
-            looked.attr.holds = is_quiet && self.shows_changes_of(&node);
+            looked.attr.holds = is_quiet && self.shows_changes_to(&node, &looked.attr.stat);
             looked.name_is_stable &= is_ours || (is_quiet && self.shows_changes_in(parent));
             (node, looked)
         }))

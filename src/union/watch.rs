@@ -25,7 +25,7 @@ use super::live::Outdated;
 use super::node::{Body, DirPart, Node, NodeId, Place, RealId};
 use super::stack::{OpenPart, Seen};
 use super::xino::Xino;
-use crate::branch::{self, Dir, Sight, WatchId, Watcher};
+use crate::branch::{self, Dir, Sight, Stat, WatchId, Watcher};
 use crate::error::Result;
 use crate::rules::BranchId;
 use crate::rules::name::{Name, Spelling};
@@ -138,6 +138,21 @@ impl Watches {
                 None
             }
         }
+    }
+
+    /// Whether it may be possible to watch one more directory of a filesystem.
+    fn may_begin(&self, filesystem: u16) -> bool {
+        if self.watcher.is_none() {
+            return false;
+        }
+        let registry = self.registry.lock();
+        let is_full = registry.watches.len() >= self.most.load(Ordering::Relaxed);
+        let shows = registry.shows.get(&filesystem) != Some(&false);
+        drop(registry);
+        if is_full {
+            self.say_full();
+        }
+        shows && !is_full
     }
 
     fn say_full(&self) {
@@ -290,8 +305,14 @@ impl Union {
         self.watches.is_none() || dir.parts().is_ok_and(|parts| parts.iter().all(shows))
     }
 
-    /// Whether all is seen that others change about an inode.
-    pub(super) fn shows_changes_of(&self, node: &Arc<Node>) -> bool {
+    /// Whether all is seen that others change about an inode, which has these attributes.
+    pub(super) fn shows_changes_to(&self, node: &Arc<Node>, stat: &Stat) -> bool {
+        // Others may change a file by a name that is not watched.
+        self.watches.is_none()
+            || (self.shows_changes_of(node) && (!stat.is_hard_linked() || node.is_in_upper()))
+    }
+
+    fn shows_changes_of(&self, node: &Arc<Node>) -> bool {
         if self.watches.is_none() {
             return true;
         }
@@ -366,6 +387,9 @@ impl Union {
                 });
                 if is_known || begun_at.contains(&(part.branch, part.real)) {
                     part.watched = true;
+                    continue;
+                }
+                if !watches.may_begin(part.real.filesystem) {
                     continue;
                 }
                 let dir = match opened.iter().find(|(branch, _)| *branch == part.branch) {

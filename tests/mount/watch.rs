@@ -142,6 +142,77 @@ fn files_that_are_edited_show() {
 }
 
 #[test]
+fn a_file_is_edited_by_another_of_its_names() {
+    for option in ["ro", "rw"] {
+        let play = Playground::new();
+        play.sh(&format!(
+            "chmod 700 .; mkdir -p low/d low/e up mnt; echo first >low/d/f; ln low/d/f low/e/g; ln low/d/f outside
+             plyfs -o watch,lowerdir=low,upperdir=up,{option} mnt; cat mnt/d/f mnt/e/g"
+        ));
+        for (round, name) in ["low/e/g", "low/d/f", "outside", "low/e/g"].iter().enumerate() {
+            let said = format!("{round}, as long\n");
+            fs::write(play.path(name), &said).unwrap();
+            shows(play.path("mnt/d/f"), &said);
+            shows(play.path("mnt/e/g"), &said);
+        }
+        play.sh("rm low/e/g; ! cat low/e/g 2>/dev/null");
+        shows(play.path("mnt/e/g"), "NotFound");
+        eventually(|| fs::metadata(play.path("mnt/d/f")).unwrap().nlink() == 2);
+        play.sh("plyfs umount mnt");
+    }
+}
+
+/// Who edits while the mount is used by somebody who works in it: everybody's changes are there in the end.
+#[test]
+fn work_through_the_mount_and_behind_it_goes_together() {
+    let union = Union::builder()
+        .lower(|mut b| {
+            for dir in 0..8 {
+                for file in 0..8 {
+                    b = b.file(&format!("d{dir}/s/f{file}"), "old\n");
+                }
+            }
+            b
+        })
+        .option("watch")
+        .mount();
+    let lower = union.lower_path(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..5 {
+                for dir in 0..4 {
+                    // Whatever fails because the other was faster is tried again in the next round.
+                    sh(
+                        union.root(),
+                        &format!("echo {round} >>d{dir}/s/f1; mv d{dir}/s d{dir}/t; mv d{dir}/t d{dir}/s"),
+                    );
+                    sh(
+                        union.root(),
+                        &format!("rm -f d{dir}/s/f2; echo mine >d{dir}/s/own; chmod 700 d{dir}/s/f3"),
+                    );
+                }
+            }
+        });
+        for round in 0..20 {
+            for dir in 4..8 {
+                sh(&lower, &format!("echo {round} >d{dir}/s/f1; mv d{dir}/s d{dir}/t; mv d{dir}/t d{dir}/s"));
+                sh(
+                    &lower,
+                    &format!("rm -f d{dir}/s/f2; echo {round} >d{dir}/s/n; mv d{dir}/s/n d{dir}/s/f4"),
+                );
+            }
+        }
+    });
+    for dir in 4..8 {
+        shows(union.at(format!("d{dir}/s/f1")), "19\n");
+        shows(union.at(format!("d{dir}/s/f4")), "19\n");
+        shows(union.at(format!("d{dir}/s/f2")), "NotFound");
+        assert_eq!(text(union.at(format!("d{}/s/f1", dir - 4))), "old\n0\n1\n2\n3\n4\n");
+    }
+    ends_as_a_new_mount_begins(union);
+}
+
+#[test]
 fn names_that_come_and_go_show() {
     let union = over_two();
     let lower = union.lower_path(0);
