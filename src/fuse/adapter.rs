@@ -174,7 +174,6 @@ impl Filesystem for Adapter {
         let dir = node(parent);
         self.serve_with(request, Opcode::Lookup, never, name, move |service, name| {
             reply::looked_up(reply, service.fresh(service.union().lookup(dir, name)), &service.view);
-            service.has_looked_up();
         });
     }
 

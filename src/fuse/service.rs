@@ -42,9 +42,6 @@ pub trait Control: Debug + Send + Sync {
 
     /// A directory was listed, or a symbolic link read, and the kernel is not to remember what.
     fn has_shown(&self, id: NodeId);
-
-    /// Directories were found that others have changed, see [`Union::take_in`].
-    fn has_torn(&self);
 }
 
 /// A union, and who may ask for what.
@@ -184,19 +181,11 @@ impl Service {
         Ok(if self.has_mapped_acl(key) { acl::shown(&value, &self.view.ids).into_owned() } else { value })
     }
 
-    /// A name was looked up.
-    pub(super) fn has_looked_up(&self) {
-        if self.view.tells_changes && self.union().has_torn() {
-            self.control.has_torn();
-        }
-    }
-
     /// A directory was listed.
     pub(super) fn has_listed(&self, dir: NodeId) {
         if self.view.tells_changes && !self.union().remembers_listing(dir) {
             self.control.has_shown(dir);
         }
-        self.has_looked_up();
     }
 
     /// A symbolic link was read.

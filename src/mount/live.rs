@@ -237,10 +237,6 @@ impl Control for Arc<Live> {
     fn has_shown(&self, id: NodeId) {
         self.queue.has_shown(id);
     }
-
-    fn has_torn(&self) {
-        self.queue.has_torn();
-    }
 }
 
 /// The lowers, from the top down, once all changes are done.

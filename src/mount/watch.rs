@@ -51,8 +51,6 @@ pub(super) fn most(watch: Watch) -> usize {
 enum What {
     /// Tell it.
     Tell(Outdated),
-    /// Ask the union, and tell that.
-    Ask,
     /// Have it drop what it was shown.
     Shown,
 }
@@ -106,14 +104,6 @@ impl Queue {
         }
     }
 
-    /// Requests have found directories that others have changed.
-    pub(super) fn has_torn(&self) {
-        let is_asked = self.waiting.lock().iter().any(|(_, what)| matches!(what, What::Ask));
-        if !is_asked {
-            self.put_any(Instant::now(), What::Ask);
-        }
-    }
-
     /// The kernel may keep what it is not to keep.
     pub(super) fn has_shown(&self, id: NodeId) {
         let mut shown = self.shown.lock();
@@ -142,10 +132,6 @@ pub(super) fn start(live: &Arc<Live>) -> io::Result<()> {
                     What::Shown => {
                         let inodes = std::mem::take(&mut *queue.shown.lock()).into_iter().collect();
                         live.kernel.look_again(&Outdated { inodes, ..Outdated::default() });
-                    }
-                    What::Ask => {
-                        let outdated = live.union.get().take_in(Vec::new());
-                        tell(&live, outdated);
                     }
                 }
             }

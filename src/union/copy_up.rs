@@ -145,7 +145,8 @@ impl Union {
         self.dirs.put_upper(dir, inside.moved_to(&parent_dir));
         let mut state = dir.state();
         if let Body::Dir(lowers) = &state.body {
-            let new = DirPart::new_in_upper(real, self.stack.devices_in_upper());
+            let watched = lowers.iter().all(|part| part.watched);
+            let new = DirPart { watched, ..DirPart::new_in_upper(real, self.stack.devices_in_upper()) };
             state.body = Body::Dir(std::iter::once(new).chain(lowers.iter().copied()).collect());
         }
         drop(state);

@@ -142,15 +142,13 @@ impl InodeTable {
         self.torn.as_ref().map(|torn| std::mem::take(&mut *torn.lock())).unwrap_or_default()
     }
 
-    /// Whether directories were torn since that was asked.
-    pub(super) fn has_torn(&self) -> bool {
-        self.torn.as_ref().is_some_and(|torn| !torn.lock().is_empty())
-    }
-
-    /// What is in a directory, which was true of `generation`, may not be what it was.
-    pub(super) fn tear(&self, dir: NodeId, generation: u32) {
+    /// What is in a directory, which was true of `generation`, may not be what it was. If it was watched, what the
+    /// kernel knows of it may be old.
+    pub(super) fn tear(&self, dir: NodeId, generation: u32, was_watched: bool) {
         let Some(torn) = &self.torn else { return };
-        torn.lock().insert(dir);
+        if was_watched {
+            torn.lock().insert(dir);
+        }
         // Else what was found in it is older than now in any case.
         if generation & !OUTDATED == self.generation() {
             self.next_generation();
@@ -165,11 +163,12 @@ impl InodeTable {
             let mut state = node.state();
             let was = state.generation;
             let is_torn = state.body.has_other_lowers(&found.state.body);
+            let was_watched = state.body.is_watched();
             (state.body, state.real) = (found.state.body.clone(), found.state.real);
             state.generation = found.state.generation;
             drop(state);
             if is_torn {
-                self.tear(node.id, was);
+                self.tear(node.id, was, was_watched);
             }
         }
         same
@@ -258,7 +257,7 @@ impl InodeTable {
                 let mut known = node.state();
                 // The parts of a directory that is known are known better, unless nobody could look into it. A file
                 // is where its name leads.
-                let was = known.generation;
+                let (was, was_watched) = (known.generation, known.body.is_watched());
                 let is_torn = (outdated || looked_anew) && known.body.has_other_lowers(&state.body);
                 if kind != FileType::Directory || known.body.is_closed() || outdated || is_torn {
                     known.body = state.body;
@@ -268,7 +267,7 @@ impl InodeTable {
                 (known.real, known.generation) = (real, state.generation);
                 drop(known);
                 if is_torn {
-                    self.tear(node.id, was);
+                    self.tear(node.id, was, was_watched);
                 }
             }
             return Some(node);

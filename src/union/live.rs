@@ -329,10 +329,13 @@ impl Union {
 
     /// What has a name has lost it to others.
     fn lose(&self, node: &Arc<Node>, dir: &Arc<Node>, name: &Name) {
-        let was = node.generation();
+        let (was, is_watched) = {
+            let state = node.state();
+            (state.generation, state.body.is_watched())
+        };
         self.table.lose(node, dir, name);
         if node.kind == FileType::Directory {
-            self.table.tear(node.id, was);
+            self.table.tear(node.id, was, is_watched);
             if let Ok(parts) = node.parts()
                 && node.is_gone()
             {

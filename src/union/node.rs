@@ -309,6 +309,11 @@ impl Body {
         }
     }
 
+    /// Whether anything of a directory is watched.
+    pub(super) fn is_watched(&self) -> bool {
+        matches!(self, Self::Dir(parts) if parts.iter().any(|part| part.watched))
+    }
+
     /// Takes over which of a directory's parts are watched.
     pub(super) fn take_watches(&mut self, found: &Self) {
         let (Self::Dir(ours), Self::Dir(theirs)) = (&*self, found) else { return };
@@ -372,7 +377,8 @@ pub struct DirPart {
     /// Whether nobody could look into it, for its markers neither. Then it is the last part: what lies below
     /// shows once somebody can.
     pub closed: bool,
-    /// Whether it shows here when others change it, see [`super::watch`].
+    /// Whether it shows here when others change it, see [`super::watch`]; of the upper's, whether it shows when the
+    /// directory gets other parts.
     pub watched: bool,
     /// In which formats markers may be in it.
     pub formats: Formats,

@@ -8,7 +8,8 @@
 //!
 //! An answer that was worked out while something was seen holds for no time: what the kernel was told to look up
 //! again it may not have known yet. Nor does one that depends on a directory that is not watched: there are too many,
-//! or it is on a filesystem that others change unseen. Those are looked at each time.
+//! or it is on a filesystem that others change unseen. Those are looked at each time, with all that is beneath them: a
+//! directory can get another part without anything happening in those that it has.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -301,8 +302,7 @@ impl Union {
 
     /// Whether all is seen that others change about the names in a directory.
     pub(super) fn shows_changes_in(&self, dir: &Node) -> bool {
-        let shows = |part: &DirPart| part.branch.is_upper() || part.watched;
-        self.watches.is_none() || dir.parts().is_ok_and(|parts| parts.iter().all(shows))
+        self.watches.is_none() || dir.parts().is_ok_and(|parts| parts.iter().all(|part| part.watched))
     }
 
     /// Whether all is seen that others change about an inode, which has these attributes.
@@ -316,27 +316,21 @@ impl Union {
         if self.watches.is_none() {
             return true;
         }
-        let (dir, branch) = match &*node.state() {
-            state if state.body.is_in_upper() => return true,
-            state => match &state.body {
-                Body::Dir(parts) => return parts[0].watched,
-                Body::Leaf(branch) => match (&state.place, state.lower_place(*branch)) {
-                    // Nobody finds it any more.
-                    (Place::Gone(_), _) => return true,
-                    (_, Some((dir, _))) => (Arc::clone(dir), *branch),
-                    (_, None) => return false,
-                },
-                Body::Linked(_) | Body::Unlinked => return true,
+        let state = node.state();
+        let (dir, branch) = match &state.body {
+            Body::Dir(parts) => return parts[0].watched,
+            body if body.is_in_upper() => return true,
+            Body::Leaf(branch) => match (&state.place, state.lower_place(*branch)) {
+                // Nobody finds it any more.
+                (Place::Gone(_), _) => return true,
+                (_, Some((dir, _))) => (Arc::clone(dir), *branch),
+                (_, None) => return false,
             },
+            Body::Linked(_) | Body::Unlinked => return true,
         };
+        drop(state);
         let is_watched = |part: &DirPart| part.branch != branch || part.watched;
         dir.parts().is_ok_and(|parts| parts.iter().all(is_watched))
-    }
-
-    /// Whether there is something for [`Self::take_in`] that requests have found.
-    #[must_use]
-    pub fn has_torn(&self) -> bool {
-        self.table.has_torn()
     }
 
     /// Whether a directory's listing stays as it is until the kernel is told otherwise.
@@ -363,7 +357,8 @@ impl Union {
     ) -> Result<Option<(Seen, Vec<Begun>)>> {
         let (Some(watches), Seen::Dir { .. }) = (&self.watches, seen) else { return Ok(None) };
         let node = self.table.find_name(parent, name);
-        if node.is_none() && lookup == Lookup::Internal {
+        // If it is not told which parts a directory has, it is of no use to be told what is in them.
+        if (node.is_none() && lookup == Lookup::Internal) || !self.shows_changes_in(parent) {
             return Ok(None);
         }
         let known = node.and_then(|node| Some((node.id, node.parts().ok()?)));
@@ -377,6 +372,7 @@ impl Union {
             for part in children.iter_mut() {
                 let is_topmost = std::mem::take(&mut is_first);
                 if part.branch.is_upper() {
+                    part.watched = true;
                     continue;
                 }
                 let is_known = known.as_ref().is_some_and(|(id, known)| {
@@ -424,7 +420,7 @@ impl Union {
         if let Seen::Dir { parts, .. } = &mut seen {
             // Those of the last look.
             for part in parts {
-                part.watched |= begun_at.contains(&(part.branch, part.real));
+                part.watched |= part.branch.is_upper() || begun_at.contains(&(part.branch, part.real));
             }
         }
         Ok(Some((seen, begun)))
@@ -458,7 +454,8 @@ impl Union {
         for watch in &begun {
             watches.keep(watch, NodeId::ROOT);
         }
-        let is_watched = |part: &DirPart| begun.iter().any(|watch| watch.branch == part.branch);
+        let is_watched =
+            |part: &DirPart| part.branch.is_upper() || begun.iter().any(|watch| watch.branch == part.branch);
         let parts = self.stack.root_parts();
         let parts = parts.iter().map(|part| DirPart { watched: is_watched(part), ..*part });
         root.state().body = Body::Dir(parts.collect());
@@ -571,7 +568,7 @@ impl Union {
             outdated.lost.push(node.id);
             if let Err(e) = self.with_descriptors(|| self.look_again(&node)) {
                 log::debug!("a directory that others have changed is not looked at again yet: {e}");
-                self.table.tear(node.id, node.generation());
+                self.table.tear(node.id, node.generation(), true);
             }
         }
     }

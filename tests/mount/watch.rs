@@ -512,6 +512,11 @@ fn directories_that_are_one_too_many_to_be_watched_are_looked_at_each_time() {
             refused(fs::read(union.at(dir).join("new")), Errno::NOENT);
         }
         assert!(status(&union, "watches") <= most);
+        // A directory of the upper that gets a part in a lower.
+        fs::create_dir_all(union.at("a/own/sub")).unwrap();
+        refused(fs::read(union.at("a/own/sub/x")), Errno::NOENT);
+        sh(&lower, "mkdir -p a/own/sub; echo x >a/own/sub/x");
+        assert_eq!(text(union.at("a/own/sub/x")), "x\n");
         for dir in ["a", "b", "c/deep", "d"] {
             let (there, shown) = (lower.join(dir), union.at(dir));
             fs::write(there.join("f"), "changed\n").unwrap();
@@ -729,4 +734,40 @@ fn random_edits_show_in_the_end_without_any_watch() {
 #[test]
 fn random_edits_show_at_once_with_a_timeout_of_zero() {
     random_edits("timeout=0", 10);
+}
+
+/// The same while somebody changes the same names through the mount: what it shows in the end is what is on the disk.
+#[test]
+fn random_edits_and_random_work_show_in_the_end() {
+    for seed in 0..6 {
+        let union = Union::builder()
+            .lower(|b| b.file("a/b/c", "0"))
+            .lower(|b| b.file("a/b/d", "1"))
+            .option(["watch", "watch=3"][seed as usize % 2])
+            .mount();
+        let lowers: Vec<PathBuf> = (0..2).map(|lower| union.lower_path(lower)).collect();
+        let root = [union.root().to_owned()];
+        for round in 0..4 {
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        look(union.root());
+                    }
+                });
+                let work = scope.spawn(|| {
+                    let mut dice = Dice::new(1000 * round + seed);
+                    (0..200).for_each(|_| edit(&mut dice, &root, false));
+                });
+                let mut dice = Dice::new(100 * round + seed);
+                for _ in 0..100 {
+                    edit(&mut dice, &lowers, false);
+                    thread::sleep(std::time::Duration::from_micros(dice.throw(2000) as u64));
+                }
+                work.join().unwrap();
+                over.store(true, Ordering::Relaxed);
+            });
+        }
+        ends_as_a_new_mount_begins(union);
+    }
 }
