@@ -341,7 +341,7 @@ impl Union {
             {
                 // A directory that is open stays on the disk, and is not said to be gone.
                 self.dirs.forget(node.id, &parts);
-                self.end_watches(node, &parts);
+                self.end_watches(node);
             }
         }
     }

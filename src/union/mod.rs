@@ -405,7 +405,7 @@ impl Union {
             self.listings.forget(id);
             if let Ok(parts) = node.parts() {
                 self.dirs.forget(id, &parts);
-                self.end_watches(&node, &parts);
+                self.end_watches(&node);
             }
             self.forget_unlinked(id);
             self.forget_record(id);

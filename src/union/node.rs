@@ -190,7 +190,10 @@ impl NodeState {
     #[must_use]
     pub fn lower_place(&self, branch: BranchId) -> Option<(&Arc<Node>, &Name)> {
         let moved = self.rare.iter().flat_map(|rare| &rare.lower).find(|moved| branch <= moved.youngest);
-        match moved {
+        // What has come to be there since merges with it where it is by now.
+        let merges =
+            || matches!(&self.body, Body::Dir(parts) if parts.iter().any(|part| part.branch == branch));
+        match moved.filter(|_| !merges()) {
             Some(LowerPlace { dir, name, .. }) => Some((dir, name)),
             None => self.place.last(),
         }

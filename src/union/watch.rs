@@ -54,7 +54,7 @@ type Part = (NodeId, BranchId);
 #[derive(Debug, Default)]
 struct Registry {
     watches: HashMap<WatchId, Watch>,
-    by_part: HashMap<Part, WatchId>,
+    by_node: HashMap<NodeId, Vec<(BranchId, WatchId)>>,
     /// Whether all changes show, by filesystem.
     shows: HashMap<u16, bool>,
 }
@@ -175,34 +175,40 @@ impl Watches {
             watch.parts.push(part);
         }
         let missed = watch.missed;
-        let before = registry.by_part.insert(part, begun.watch).filter(|before| *before != begun.watch);
-        if let Some(before) = before {
+        let known = registry.by_node.entry(node).or_default();
+        let mut before = None;
+        match known.iter_mut().find(|(branch, _)| *branch == begun.branch) {
+            Some((_, watch)) => before = Some(std::mem::replace(watch, begun.watch)),
+            None => known.push((begun.branch, begun.watch)),
+        }
+        if let Some(before) = before.filter(|before| *before != begun.watch) {
             self.leave(registry, before, part);
         }
         !missed
     }
 
     /// Whether a part is watched.
-    fn has(&self, part: Part) -> bool {
-        self.registry.lock().by_part.contains_key(&part)
+    fn has(&self, (node, branch): Part) -> bool {
+        let registry = self.registry.lock();
+        registry.by_node.get(&node).is_some_and(|known| known.iter().any(|(other, _)| *other == branch))
     }
 
-    /// The kernel has forgotten a directory, or the branch has gone.
-    pub(super) fn forget(&self, node: NodeId, parts: &[DirPart]) {
+    /// The kernel has forgotten a directory.
+    fn forget(&self, node: NodeId) {
         let registry = &mut *self.registry.lock();
-        for part in parts {
-            let part = (node, part.branch);
-            if let Some(watch) = registry.by_part.remove(&part) {
-                self.leave(registry, watch, part);
-            }
+        for (branch, watch) in registry.by_node.remove(&node).into_iter().flatten() {
+            self.leave(registry, watch, (node, branch));
         }
     }
 
     pub(super) fn forget_branches(&self, gone: &[BranchId]) {
         let registry = &mut *self.registry.lock();
-        let theirs = |(part, watch): (&Part, &WatchId)| gone.contains(&part.1).then_some((*part, *watch));
-        for (part, watch) in registry.by_part.iter().filter_map(theirs).collect::<Vec<_>>() {
-            registry.by_part.remove(&part);
+        let mut left = Vec::new();
+        for (node, known) in &mut registry.by_node {
+            let theirs = known.extract_if(.., |(branch, _)| gone.contains(branch));
+            left.extend(theirs.map(|(branch, watch)| ((*node, branch), watch)));
+        }
+        for (part, watch) in left {
             self.leave(registry, watch, part);
         }
     }
@@ -241,9 +247,9 @@ impl Watches {
             if watch.begun == 0 {
                 registry.watches.remove(&id);
             }
-            for part in &parts {
-                if registry.by_part.get(part) == Some(&id) {
-                    registry.by_part.remove(part);
+            for (node, _) in &parts {
+                if let Some(known) = registry.by_node.get_mut(node) {
+                    known.retain(|(_, watch)| *watch != id);
                 }
             }
         }
@@ -436,9 +442,9 @@ impl Union {
     }
 
     /// The kernel has forgotten a directory.
-    pub(super) fn end_watches(&self, node: &Arc<Node>, parts: &[DirPart]) {
+    pub(super) fn end_watches(&self, node: &Arc<Node>) {
         let Some(watches) = &self.watches else { return };
-        watches.forget(node.id, parts);
+        watches.forget(node.id);
         if Arc::strong_count(node) > 1 {
             // It is still open, or the position of something.
             node.state().body.end_watches();

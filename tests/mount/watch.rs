@@ -83,7 +83,13 @@ fn look(root: &Path) -> BTreeMap<PathBuf, String> {
             }
         };
         for entry in entries {
-            let Ok(entry) = entry else { continue };
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    seen.insert(dir.strip_prefix(root).unwrap().join("?"), format!("{:?}", error.kind()));
+                    break;
+                }
+            };
             let path = entry.path();
             let place = path.strip_prefix(root).unwrap().to_owned();
             let shown = match fs::symlink_metadata(&path) {
@@ -293,6 +299,24 @@ fn directories_made_in_one_go_show_whole() {
         shows(union.at(format!("a{round}/b/c/g")), "new\n");
     }
     ends_as_a_new_mount_begins(union);
+}
+
+#[test]
+fn a_directory_that_was_moved_merges_with_what_comes_to_be_there() {
+    for option in ["watch", "watch=0", "timeout=0"] {
+        let union = Union::builder().lower(|b| b.file("old/f", "f\n").dir("p")).option(option).mount();
+        sh(union.root(), "mkdir new; mv new p/moved; mv old p/taken; ls p/moved p/taken");
+        sh(
+            union.lower_path(0),
+            "mkdir -p p/moved/sub; echo below >p/moved/sub/x; mkdir p/taken; touch p/taken/hidden",
+        );
+        shows(union.at("p/moved/sub/x"), "below\n");
+        lists(union.at("p/moved"), &["sub"]);
+        fs::write(union.lower_path(0).join("p/moved/y"), "y\n").unwrap();
+        shows(union.at("p/moved/y"), "y\n");
+        assert_eq!(text(union.at("p/taken/f")), "f\n");
+        ends_as_a_new_mount_begins(union);
+    }
 }
 
 #[test]
