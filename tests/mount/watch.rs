@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
-    Dice, Mapping, Playground, Tmpfs, Union, eventually, exists, names, needs_root, overwrite, pattern,
-    plyfs, program, refused, requests, say_not_played, sh, text,
+    Branch, Dice, Mapping, Playground, Tmpfs, Union, eventually, exists, names, needs_root, overwrite,
+    pattern, plyfs, program, refused, requests, say_not_played, sh, text,
 };
 
 /// A read at the beginning of an open file.
@@ -304,8 +304,20 @@ fn directories_made_in_one_go_show_whole() {
 #[test]
 fn a_directory_that_was_moved_merges_with_what_comes_to_be_there() {
     for option in ["watch", "watch=0", "timeout=0"] {
-        let union = Union::builder().lower(|b| b.file("old/f", "f\n").dir("p")).option(option).mount();
+        let many = |mut b: Branch| {
+            for dir in 0..100 {
+                b = b.dir(&format!("many/{dir}/in"));
+            }
+            b
+        };
+        let union = Union::builder()
+            .lower(|b| many(b.file("old/f", "f\n").dir("p")))
+            .option(option)
+            .setup("ulimit -n 120")
+            .mount();
         sh(union.root(), "mkdir new; mv new p/moved; mv old p/taken; ls p/moved p/taken");
+        refused(fs::read(union.at("p/moved/sub/x")), Errno::NOENT);
+        refused(fs::read(union.at("p/taken/hidden")), Errno::NOENT);
         sh(
             union.lower_path(0),
             "mkdir -p p/moved/sub; echo below >p/moved/sub/x; mkdir p/taken; touch p/taken/hidden",
@@ -314,6 +326,10 @@ fn a_directory_that_was_moved_merges_with_what_comes_to_be_there() {
         lists(union.at("p/moved"), &["sub"]);
         fs::write(union.lower_path(0).join("p/moved/y"), "y\n").unwrap();
         shows(union.at("p/moved/y"), "y\n");
+        // Its descriptor has gone from the daemon by now.
+        fs::write(union.lower_path(0).join("p/moved/later"), "later\n").unwrap();
+        sh(union.root(), "ls many/*/in");
+        shows(union.at("p/moved/later"), "later\n");
         assert_eq!(text(union.at("p/taken/f")), "f\n");
         ends_as_a_new_mount_begins(union);
     }
