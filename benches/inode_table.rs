@@ -102,7 +102,15 @@ fn state(place: Place, body: Body, ino: u64) -> NodeState {
 }
 
 fn found(number: u64, kind: FileType, state: NodeState) -> FoundInode {
-    FoundInode { number: NodeId(number), kind, state, lower: None, renumbers: false, hard_linked: false }
+    FoundInode {
+        number: NodeId(number),
+        kind,
+        state,
+        lower: None,
+        renumbers: false,
+        hard_linked: false,
+        looked_anew: false,
+    }
 }
 
 fn memory(_: &mut Criterion) {

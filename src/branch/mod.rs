@@ -22,6 +22,7 @@ mod quota;
 mod read;
 mod shared_whiteout;
 mod stat;
+mod watch;
 mod workdir;
 mod write;
 
@@ -34,6 +35,7 @@ pub use policy::{Hidden, InodeId, Policy};
 pub use quota::{Limits, Quota};
 pub use read::{Atime, Dir, DirEntry, Inode, Inodes, ReadFile};
 pub use stat::Stat;
+pub use watch::{Seen, Sight, WatchId, Watcher};
 pub use workdir::{HOME, NEXT_NOTES, OWNERS, Parked, Staged, WorkDir};
 pub use write::{Ownership, UpperDir, UpperInode, WriteFile};
 

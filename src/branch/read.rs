@@ -510,7 +510,7 @@ impl Dir {
     }
 
     /// The number that the kind of its filesystem is known by.
-    fn filesystem(&self) -> Result<u32> {
+    pub(super) fn filesystem(&self) -> Result<u32> {
         Ok(fs::fstatfs(&self.fd).map_err(self.origin.failed("fstatfs"))?.f_type as u32)
     }
 }

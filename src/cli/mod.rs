@@ -77,6 +77,10 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
   timeout=SECONDS        how long the kernel need not ask again what it knows (default: a day); also
                          attr_timeout=, entry_timeout=, negative_timeout=. With 0 a change of a
                          lower behind the mount shows at the next look
+  watch, watch=N         what others change in lowers shows when it happens: the directories that the
+                         kernel knows are watched by inotify, N at most (default: half of what
+                         /proc/sys/fs/inotify/max_user_watches allows); others are looked at each time
+  udba=none|reval|notify AUFS' words: the default, timeout=0, watch
   static_nlink           every directory shows one link
   allow_other            other users may look in (root's mounts: always so)
   nosuid, nodev, noexec, nosymfollow, noatime, relatime, …   as for mount(8); what the mount of

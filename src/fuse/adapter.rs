@@ -154,8 +154,9 @@ fn prepare_worker() {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let revalidates = self.service.view.timeouts.revalidate();
-        let more = revalidates.then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
+        let view = &self.service.view;
+        let revalidates = view.timeouts.revalidate();
+        let more = (revalidates || view.tells_changes).then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
         // A target that was read once is never asked for again.
         let wanted =
             WANTED.into_iter().filter(|flag| !revalidates || *flag != InitFlags::FUSE_CACHE_SYMLINKS);
@@ -229,6 +230,7 @@ impl Filesystem for Adapter {
                 reply,
                 service.fresh(service.union().readlink(id)).map(std::ffi::OsString::into_encoded_bytes),
             );
+            service.has_read_link(id);
         });
     }
 
@@ -459,6 +461,7 @@ impl Filesystem for Adapter {
         let id = node(ino);
         self.serve(request, Opcode::Readdir, never, move |service| {
             reply::listing(reply, |take| service.fresh(service.union().readdir(id, offset, take)));
+            service.has_listed(id);
         });
     }
 
@@ -475,6 +478,7 @@ impl Filesystem for Adapter {
             reply::listing_plus(reply, &service.view, |take| {
                 service.fresh(service.union().readdirplus(id, offset, take))
             });
+            service.has_listed(id);
         });
     }
 

@@ -56,13 +56,19 @@ impl Kernel {
 
     /// Lets it look up again what may have changed.
     pub fn look_again(&self, outdated: &Outdated) {
-        for dir in &outdated.dirs {
-            // From the beginning to the end: the attributes, and the listing that it has cached.
-            self.tell(INVAL_INODE, &[&dir.0.to_ne_bytes(), &[0; 16]]);
-        }
         for (dir, name) in &outdated.names {
             let flags = if self.expires.load(Ordering::Relaxed) { EXPIRE_ONLY } else { 0 };
             self.forget_name(*dir, name, flags);
+        }
+        for inode in outdated.dirs.iter().chain(&outdated.inodes) {
+            // From the beginning to the end: the attributes, and the data or the listing that it has cached. After the
+            // names: whoever was just listing the directory has let go of it by then.
+            self.tell(INVAL_INODE, &[&inode.0.to_ne_bytes(), &[0; 16]]);
+        }
+        self.prune(&outdated.lost);
+        for inode in &outdated.attributes {
+            // A negative offset: no data.
+            self.tell(INVAL_INODE, &[&inode.0.to_ne_bytes(), &(-1i64).to_ne_bytes(), &[0; 8]]);
         }
     }
 
@@ -75,13 +81,28 @@ impl Kernel {
         );
     }
 
+    /// Lets it drop inodes that nobody uses, if it can be told to: what others have removed takes room until then.
+    pub fn prune(&self, inodes: &[NodeId]) {
+        for some in inodes.chunks(PRUNED_AT_ONCE) {
+            if self.prunes.load(Ordering::Relaxed)
+                && self.send_prune(some.iter().copied()) == Err(Errno::INVAL)
+            {
+                self.prunes.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn send_prune(&self, inodes: impl ExactSizeIterator<Item = NodeId>) -> Result<(), Errno> {
+        let count = inodes.len() as u32;
+        let ids: Vec<u8> = inodes.flat_map(|id| id.0.to_ne_bytes()).collect();
+        self.send(PRUNE, &[&count.to_ne_bytes(), &[0; 12], &ids])
+    }
+
     /// Lets it drop inodes that nobody uses; it then says FORGET.
     pub fn drop_unused(&self, inodes: &[InBranch]) {
         for some in inodes.chunks(PRUNED_AT_ONCE) {
-            let ids: Vec<u8> = some.iter().flat_map(|inode| inode.id.0.to_ne_bytes()).collect();
-            let count = some.len() as u32;
             let can = self.prunes.load(Ordering::Relaxed);
-            if can && self.send(PRUNE, &[&count.to_ne_bytes(), &[0; 12], &ids]) != Err(Errno::INVAL) {
+            if can && self.send_prune(some.iter().map(|inode| inode.id)) != Err(Errno::INVAL) {
                 continue;
             }
             // Before Linux 6.18. Names of what is in use go as well, until they are looked up again.

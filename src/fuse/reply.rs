@@ -15,7 +15,7 @@ use rustix::fs::{FileType, IFlags, StatVfs};
 use super::convert::{bare_attr, file_attr, file_type};
 use super::view::View;
 use crate::error::{Error, Result};
-use crate::union::{Attr, DirItem, Found, Looked, NodeId, PlusItem};
+use crate::union::{Answer, Attr, DirItem, Found, Looked, NodeId, PlusItem};
 
 /// Numbers are not reused while the kernel knows them, so there is one generation.
 const GENERATION: Generation = Generation(0);
@@ -100,7 +100,7 @@ pub(super) fn empty(reply: ReplyEmpty, result: Result<()>) {
 }
 
 pub(super) fn attr(reply: ReplyAttr, result: Result<Attr>, view: &View) {
-    answer(reply, result, |reply, attr| reply.attr(&view.timeouts.attr, &file_attr(&attr, view)));
+    answer(reply, result, |reply, attr| reply.attr(&attr_ttl(&attr, view), &file_attr(&attr, view)));
 }
 
 pub(super) fn data(reply: ReplyData, result: Result<impl AsRef<[u8]>>) {
@@ -117,21 +117,27 @@ pub(super) fn offset(reply: ReplyLseek, result: Result<u64>) {
 
 /// An entry that is there.
 pub(super) fn entry(reply: ReplyEntry, result: Result<Looked>, view: &View) {
-    looked_up(reply, result.map(Some), view);
+    looked_up(reply, result.map(|looked| Answer { found: Some(looked), holds: true }), view);
 }
 
 /// An entry that may be there.
-pub(super) fn looked_up(reply: ReplyEntry, result: Result<Option<Looked>>, view: &View) {
-    answer(reply, result, |reply, looked| match looked {
+pub(super) fn looked_up(reply: ReplyEntry, result: Result<Answer>, view: &View) {
+    answer(reply, result, |reply, Answer { found, holds }| match found {
         Some(looked) => {
             let attr = file_attr(&looked.attr, view);
-            reply.entry_with_ttls(&view.timeouts.attr, &name_ttl(&looked, view), &attr, GENERATION);
+            let (attr_ttl, name_ttl) = (attr_ttl(&looked.attr, view), name_ttl(&looked, view));
+            reply.entry_with_ttls(&attr_ttl, &name_ttl, &attr, GENERATION);
         }
         // Number 0 says "there is nothing", and for how long that holds.
         None => {
-            reply.entry(&view.timeouts.negative, &bare_attr(NodeId(0), FileType::RegularFile), GENERATION)
+            let ttl = if holds { view.timeouts.negative } else { Duration::ZERO };
+            reply.entry(&ttl, &bare_attr(NodeId(0), FileType::RegularFile), GENERATION)
         }
     });
+}
+
+fn attr_ttl(attr: &Attr, view: &View) -> Duration {
+    if attr.holds { view.timeouts.attr } else { Duration::ZERO }
 }
 
 fn name_ttl(looked: &Looked, view: &View) -> Duration {
@@ -156,6 +162,8 @@ pub(super) fn listing_plus(
 ) {
     let listed = list(&mut |item| {
         let (attr, ttl) = match &item.found {
+            // One time for both.
+            Found::Node(looked) if !looked.attr.holds => (file_attr(&looked.attr, view), Duration::ZERO),
             Found::Node(looked) => (file_attr(&looked.attr, view), name_ttl(looked, view)),
             Found::Dot(id) => (bare_attr(*id, FileType::Directory), Duration::ZERO),
             // The kernel lists an entry of impossible size, and forgets its node at once. (Node 0 would say

@@ -39,6 +39,9 @@ pub trait Control: Debug + Send + Sync {
 
     /// The kernel's side of the session.
     fn kernel(&self) -> &Kernel;
+
+    /// A directory was listed, or a symbolic link read, and the kernel is not to remember what.
+    fn has_shown(&self, id: NodeId);
 }
 
 /// A union, and who may ask for what.
@@ -178,6 +181,20 @@ impl Service {
         Ok(if self.has_mapped_acl(key) { acl::shown(&value, &self.view.ids).into_owned() } else { value })
     }
 
+    /// A directory was listed.
+    pub(super) fn has_listed(&self, dir: NodeId) {
+        if self.view.tells_changes && !self.union().remembers_listing(dir) {
+            self.control.has_shown(dir);
+        }
+    }
+
+    /// A symbolic link was read.
+    pub(super) fn has_read_link(&self, id: NodeId) {
+        if self.view.tells_changes && !self.union().remembers_target(id) {
+            self.control.has_shown(id);
+        }
+    }
+
     /// Changes the stack. [`DONE`] or [`REFUSED`], and what there is to say.
     pub(super) fn change_stack(&self, asker: Asker, ino: INodeNo, changes: &[u8]) -> Result<(u8, String)> {
         if ino != INodeNo::ROOT {
@@ -201,7 +218,9 @@ impl Service {
             ("copied_up_bytes", figures.copied_bytes),
             ("listings_bytes", figures.listings as u64),
         ];
-        let lines = counts.map(|(name, count)| status_line(name, count.to_string()));
+        let watches = figures.watches.map(|count| ("watches", count as u64));
+        let lines = counts.into_iter().chain(watches);
+        let lines: Vec<_> = lines.map(|(name, count)| status_line(name, count.to_string())).collect();
         [self.view.status.clone(), lines.concat()].concat()
     }
 

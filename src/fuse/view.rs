@@ -39,6 +39,8 @@ pub struct View {
     pub ids: IdMaps,
     /// For how long an answer holds.
     pub timeouts: Timeouts,
+    /// Whether the kernel is told of changes that others make in lowers.
+    pub tells_changes: bool,
     /// Every directory has one link, whatever is in it.
     pub static_nlink: bool,
     /// What does not change of what the daemon says of itself, as [`crate::control::STATUS`] has it.

@@ -31,6 +31,9 @@ struct Report {
     branches: Vec<Branch>,
     /// Inodes that the kernel knows.
     inodes: Option<u64>,
+    /// Directories of lowers that are watched, with `-o watch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watches: Option<u64>,
     copied_up: Option<u64>,
     copied_up_bytes: Option<u64>,
     /// Of the daemon, where its process is to be seen.
@@ -84,6 +87,7 @@ fn report(given: &Path) -> Result<Report> {
             })
             .collect(),
         inodes: number("inodes"),
+        watches: number("watches"),
         copied_up: number("copied_up"),
         copied_up_bytes: number("copied_up_bytes"),
         memory_bytes: pid.and_then(memory),
@@ -188,6 +192,7 @@ impl Report {
         row("memory", self.memory_bytes.map(units::size));
         row("descriptors", self.descriptors.map(|count| count.to_string()));
         row("inodes", self.inodes.map(|count| format!("{count} known to the kernel")));
+        row("watched", self.watches.map(|count| format!("{count} directories of lowers")));
         row(
             "copied up",
             self.copied_up

@@ -17,19 +17,22 @@ use super::error::{Dir, MountError, Role};
 use super::leaving::Leaving;
 use super::lock::{self, Hold};
 use super::snapshots::{Next, SnapshotError, Store};
+use super::watch::Queue;
 use crate::branch::Dir as Root;
 use crate::control::{self, Change, Position};
 use crate::error::Error;
 use crate::fuse::{Control, Kernel};
 use crate::rules::BranchId;
 use crate::shown::shown;
-use crate::union::{LiveUnion, NewLower, NextUpper, OldUpper, Prepared, RootRole, Union};
+use crate::union::{LiveUnion, NewLower, NextUpper, NodeId, OldUpper, Prepared, RootRole, Union};
 
 /// What it takes to change the stack of a live mount.
 #[derive(Debug)]
 pub(super) struct Live {
-    union: Arc<LiveUnion>,
-    kernel: Arc<Kernel>,
+    pub(super) union: Arc<LiveUnion>,
+    pub(super) kernel: Arc<Kernel>,
+    /// What the kernel is still to be told.
+    pub(super) queue: Arc<Queue>,
     /// What the mount forbids.
     flags: MountFlags,
     /// What the user has decided on.
@@ -115,7 +118,8 @@ impl Live {
     ) -> Self {
         let kernel = Arc::new(kernel);
         let leaving = Arc::new(Leaving::new(Arc::clone(&union), Arc::clone(&kernel)));
-        Self { union, kernel, flags, decided, around, changing: Mutex::new(()), leaving }
+        let queue = Arc::default();
+        Self { union, kernel, queue, flags, decided, around, changing: Mutex::new(()), leaving }
     }
 
     fn change(&self, lines: &[u8]) -> Result<String, Refusal> {
@@ -349,6 +353,10 @@ impl Control for Live {
 
     fn kernel(&self) -> &Kernel {
         &self.kernel
+    }
+
+    fn has_shown(&self, id: NodeId) {
+        self.queue.has_shown(id);
     }
 }
 

@@ -28,6 +28,7 @@ mod session;
 mod snapshots;
 mod target;
 mod unmount;
+mod watch;
 mod work;
 
 use std::fmt::Display;
@@ -143,6 +144,7 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
         }),
         one_filesystem: options.one_filesystem,
         revalidates: timeouts.revalidate(),
+        watches: options.watch.map(watch::most),
         limits: Limits { bytes: options.size, inodes: options.inodes },
     };
     crate::branch::keep_capabilities();
@@ -171,10 +173,19 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     };
     // From here on every way out drops `mounted`, which detaches the mount.
     let status = status(options, work.as_deref());
-    let view = View { ids, timeouts, static_nlink: options.static_nlink, status };
+    let view = View {
+        ids,
+        timeouts,
+        tells_changes: options.watch.is_some(),
+        static_nlink: options.static_nlink,
+        status,
+    };
     let kernel = device.try_clone().map_err(|error| MountError::Process { what: "/dev/fuse", error })?;
     let flags = (wanted.flags, options.decided);
     let live = Arc::new(Live::new(Arc::clone(&union), Kernel::new(kernel), around, flags));
+    if options.watch.is_some() {
+        watch::start(&live).map_err(|error| MountError::Process { what: "cannot start a thread", error })?;
+    }
     let tidying = Arc::clone(&live);
     let adapter = Adapter::new(Arc::clone(&union), view, live, options.threads, options.follows_callers);
     if let Err(error) = events.start(adapter, device, options.threads) {

@@ -15,8 +15,8 @@
 //! - `userxattr` is accepted: both kinds of attributes are read in every lower, and podman writes it always.
 //! - `index=on`, `xino=…`, `uuid=…`, `sum` are accepted: hard links, inode numbers, and the figures of df(1) are
 //!   plyfs' own.
-//! - `auto_cache` is accepted: it allows old content to show for a while. `direct_io` and `udba=reval` do not allow
-//!   it, and a change behind the mount shows late here: refused. (`timeout=0` makes the kernel ask each time.)
+//! - `auto_cache` is accepted: it allows old content to show for a while. `direct_io` does not allow it, and a change
+//!   behind the mount shows late here: refused. (`watch` and `timeout=0` show it.)
 //! - `mand` is accepted: the kernel itself ignores it since 5.15.
 //! - `hard_remove` is accepted: no hidden file is ever left behind here.
 //! - `user_id=`, `group_id=` and `rootmode=` are accepted: they come from a copied line of /proc/mounts, and are the
@@ -126,7 +126,7 @@ impl When {
 }
 
 const NO_WATCH: &str = "the kernel caches what plyfs told it, and a change behind the mount shows late: leave the \
-    option out, and change branches only while they are not mounted, or use timeout=0";
+    option out, and use watch or timeout=0 if others change lowers";
 
 /// What cannot be kept, and what to do instead.
 #[rustfmt::skip]
@@ -159,7 +159,6 @@ const REFUSED: &[(&str, When, &str)] = &[
     ("nocow", When::Always, "what is changed is copied up: leave it out, or mount with -o ro"),
     ("stats", When::Always, "there is no file `stats`: use `plyfs stats MOUNTPOINT`"),
     // aufs
-    ("udba", When::Unless(&["none"]), NO_WATCH),
     ("hinotify", When::Always, NO_WATCH),
     ("shwh", When::Always, "whiteouts are never shown: look into the upper itself"),
     ("nodirperm1", When::Always, "the topmost directory's permissions hold for all that is merged into it: leave it out"),
@@ -250,8 +249,8 @@ mod tests {
         };
         for option in "remount umask=077 umask=0 uid=0 gid=5 modules=subdir setuid=bin drop_privileges fd=3 direct_io \
             plugins=a.so noxattrs=1 noxattrs noacl ino32=1 redirect_dir=on redirect_dir=follow metacopy=on \
-            nfs_export=on verity=on verity=require override_creds=off datadir+=d chroot=/x nocow stats udba=reval \
-            udba=notify udba hinotify shwh nodirperm1"
+            nfs_export=on verity=on verity=require override_creds=off datadir+=d chroot=/x nocow stats hinotify shwh \
+            nodirperm1"
             .split_whitespace()
         {
             assert!(matches!(class_of(option), Some(Class::Refused(_))), "{option}: {:?}", class_of(option));
@@ -260,7 +259,7 @@ mod tests {
             auto_unmount default_permissions hard_remove noforget use_ino \
             noxattrs=0 redirect_dir=off redirect_dir=nofollow metacopy=off index=off \
             index=on xino=auto nfs_export=off verity=off override_creds=on uuid=null userxattr cow hide_meta_files \
-            udba=none sum noplink acl create=rr si=7 user_id=0 rootmode=40000"
+            sum noplink acl create=rr si=7 user_id=0 rootmode=40000"
             .split_whitespace()
         {
             assert_eq!(class_of(option), Some(Class::Accepted), "{option}");

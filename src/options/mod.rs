@@ -73,6 +73,8 @@ pub struct MountOptions {
     pub static_nlink: bool,
     /// For how long the kernel may remember what it was told, where the user says so.
     pub timeouts: Timeouts,
+    /// Changes that others make in lowers show.
+    pub watch: Option<Watch>,
     /// Which ids are shown for which.
     pub ids: IdMapping,
     /// How many event loops answer requests.
@@ -94,6 +96,15 @@ pub struct Timeouts {
     pub entry: Option<Duration>,
     /// Of names that lead nowhere.
     pub negative: Option<Duration>,
+}
+
+/// How many directories of lowers are watched at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// A share of what the system allows the user.
+    Share,
+    /// So many.
+    Most(u32),
 }
 
 /// Whether a mount can change anything.
@@ -207,6 +218,14 @@ pub enum OptionError {
         /// The most that is allowed.
         max: u32,
     },
+    /// Two ways in which changes of lowers show.
+    #[error(
+        "watch and timeouts do not go together: watch shows changes when they happen; leave out timeout= and its like"
+    )]
+    WatchAndTimeouts,
+    /// Something other than AUFS' three words.
+    #[error("unknown udba={}: it is udba=none, udba=reval or udba=notify", shown(.0))]
+    Udba(String),
     /// No number of seconds.
     #[error("{option}={} is no time: write seconds, such as 0, 0.5 or 60", shown(.value))]
     Seconds {
@@ -306,6 +325,7 @@ struct Reader {
     inodes: Option<u64>,
     static_nlink: bool,
     timeouts: Timeouts,
+    watch: Option<Watch>,
     ids: IdMapping,
     threads: Option<usize>,
     follows_callers: bool,
@@ -333,6 +353,7 @@ impl Reader {
             inodes: None,
             static_nlink: false,
             timeouts: Timeouts::default(),
+            watch: None,
             ids: IdMapping::default(),
             threads: None,
             follows_callers: true,
@@ -421,6 +442,24 @@ impl Reader {
                 self.timeouts.negative = Some(seconds("negative_timeout", value)?);
                 Ok(())
             }
+            b"watch" => {
+                self.watch = Some(match value {
+                    None => Watch::Share,
+                    Some(_) => Watch::Most(number("watch", value, 0, u32::MAX)?),
+                });
+                Ok(())
+            }
+            b"udba" => {
+                let always = Some(Duration::ZERO);
+                let asks = Timeouts { attr: always, entry: always, negative: always };
+                (self.timeouts, self.watch) = match needed("udba", value, "none|reval|notify")? {
+                    b"none" => (Timeouts::default(), None),
+                    b"reval" => (asks, None),
+                    b"notify" | b"inotify" => (Timeouts::default(), Some(Watch::Share)),
+                    other => return Err(OptionError::Udba(String::from_utf8_lossy(other).into_owned())),
+                };
+                Ok(())
+            }
             b"threads" => {
                 let threads = number("threads", value, 1, MAX_THREADS as u32)?;
                 self.threads = Some(threads as usize);
@@ -485,6 +524,9 @@ impl Reader {
             [source, mountpoint, ..] => (Some(source.clone()), mountpoint),
             [] => unreachable!("clap requires a mountpoint"),
         };
+        if self.watch.is_some() && self.timeouts != Timeouts::default() {
+            return Err(OptionError::WatchAndTimeouts);
+        }
         let (upper, lowers) = self.stack.into_branches();
         if upper.is_none() && lowers.is_empty() {
             return Err(OptionError::NoBranches(mountpoint.clone()));
@@ -514,6 +556,7 @@ impl Reader {
             inodes: self.inodes,
             static_nlink: self.static_nlink,
             timeouts: self.timeouts,
+            watch: self.watch,
             ids: self.ids,
             threads: self.threads.unwrap_or(threads),
             follows_callers: self.follows_callers,

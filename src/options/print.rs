@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Access, DEFAULT_THREADS, IdMapping, MountOptions, Sharing, names_of};
+use super::{Access, DEFAULT_THREADS, IdMapping, MountOptions, Sharing, Watch, names_of};
 use crate::rules::override_stat::OverrideXattr;
 
 impl MountOptions {
@@ -36,6 +36,10 @@ impl MountOptions {
         words.extend(timeout("attr_timeout", self.timeouts.attr));
         words.extend(timeout("entry_timeout", self.timeouts.entry));
         words.extend(timeout("negative_timeout", self.timeouts.negative));
+        words.extend(self.watch.map(|watch| match watch {
+            Watch::Share => "watch".to_owned(),
+            Watch::Most(most) => format!("watch={most}"),
+        }));
         words.extend(self.overrides.map(|xattr| match xattr {
             OverrideXattr::Privileged => "xattr_permissions=1".to_owned(),
             OverrideXattr::User => "xattr_permissions=2".to_owned(),
@@ -100,6 +104,11 @@ mod tests {
             "ro,nosuid,noatime,allow_other",
             "volatile,xattr_permissions=2,size=1g,inodes=10k,xdev,static_nlink",
             "timeout=0,threads=3,affinity=none,stable_inodes,upper_from_overlayfs",
+            "watch",
+            "watch=0",
+            "watch=5000,affinity=none",
+            "udba=notify",
+            "udba=reval",
             "attr_timeout=0.5,uidmapping=0:1000:1:1:100000:65536,gidmapping=0:5:1,squash_to_uid=7",
         ] {
             let read = parse(options);

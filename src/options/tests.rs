@@ -141,6 +141,9 @@ fn lines_that_work_elsewhere() {
         "rw,dev,suid,user=root,noauto,_netdev,x-systemd.automount,X-mount.mkdir,defaults",
         "auto_unmount,default_permissions,big_writes,max_read=131072,attr_timeout=1,entry_timeout=1",
         "subtype=overlay,allow_other,,",
+        "udba=reval",
+        "udba=reval,udba=notify",
+        "udba=inotify,watch=7",
     ] {
         options(&format!("plyfs none m -o lowerdir=a,{list}"));
     }
@@ -182,6 +185,11 @@ fn errors_name_the_option() {
         ("lowerdir=a,ro=1", "ro takes no value"),
         ("lowerdir=a,affinity=cpu", "unknown affinity=cpu: it is affinity=caller or affinity=none"),
         ("lowerdir=a,affinity", "affinity needs a value: affinity=caller|none"),
+        ("lowerdir=a,udba=maybe", "unknown udba=maybe: it is udba=none, udba=reval or udba=notify"),
+        ("lowerdir=a,udba", "udba needs a value: udba=none|reval|notify"),
+        ("lowerdir=a,watch,timeout=1", "watch and timeouts do not go together"),
+        ("lowerdir=a,attr_timeout=0,watch,negative_timeout=1", "watch and timeouts do not go together"),
+        ("lowerdir=a,watch=x", "watch=x is not a number"),
         ("lowerdir=a,threads=0", "threads=0 is not a number from 1 to 64"),
         ("lowerdir=a,threads=65", "threads=65 is not a number from 1 to 64"),
         ("lowerdir=a,squash_to_uid=x", "squash_to_uid=x is not a number"),
@@ -191,4 +199,21 @@ fn errors_name_the_option() {
         let error = read(&format!("plyfs m -o {list}")).expect_err(list).to_string();
         assert!(error.contains(part), "{list}: {error}");
     }
+}
+
+#[test]
+fn words_of_aufs_for_changes_behind_the_mount() {
+    let said = |list: &str| {
+        let options = options(&format!("plyfs m -o lowerdir=a,{list}"));
+        (options.timeouts.entry, options.watch)
+    };
+    let zero = Some(Duration::ZERO);
+    assert_eq!(said("udba=none"), (None, None));
+    assert_eq!(said("udba=reval"), (zero, None));
+    assert_eq!(said("timeout=0"), said("udba=reval"));
+    assert_eq!(said("udba=notify"), (None, Some(Watch::Share)));
+    assert_eq!(said("watch"), said("udba=inotify"));
+    assert_eq!(said("watch=12"), (None, Some(Watch::Most(12))));
+    assert_eq!(said("watch,udba=none"), (None, None));
+    assert_eq!(said("udba=notify,udba=reval"), (zero, None));
 }

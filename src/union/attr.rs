@@ -25,6 +25,8 @@ pub struct Attr {
     pub stat: Stat,
     /// The link count.
     pub links: u32,
+    /// Whether they stay so until the kernel is told otherwise.
+    pub holds: bool,
 }
 
 /// A time to be set.
@@ -64,8 +66,11 @@ impl Union {
     }
 
     fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
+        let since = self.changes_seen();
         let stat = self.stat_of(node)?;
-        Ok(Attr { id: node.id, stat, links: self.links(node, &stat)? })
+        let links = self.links(node, &stat)?;
+        let holds = self.shows_changes_to(node, &stat) && since == self.changes_seen();
+        Ok(Attr { id: node.id, stat, links, holds })
     }
 
     fn links(&self, node: &Arc<Node>, stat: &Stat) -> Result<u32> {

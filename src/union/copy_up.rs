@@ -17,10 +17,11 @@ use super::Union;
 use super::index::LinkId;
 use super::locked::EntryRef;
 use super::node::{Body, DirPart, Node, NodeId, Place, RealId};
-use crate::branch::{Inode, LastingId, Ownership, Staged, Stat, UpperDir, UpperInode, WriteFile};
+use crate::branch::{Dir, Inode, LastingId, Ownership, Staged, Stat, UpperDir, UpperInode, WriteFile};
 use crate::error::{Error, Result};
 use crate::layer::is_private_xattr;
 use crate::rules::BranchId;
+use crate::rules::name::Name;
 use crate::rules::plan::Refusal;
 
 /// How much of a file is copied.
@@ -31,6 +32,9 @@ pub(super) enum Data {
     /// None: it is about to be cut off.
     None,
 }
+
+/// How often a file is copied again that others change while it is copied.
+const TRIES: usize = 8;
 
 /// What is to be done to the inode once it is in the upper.
 pub(super) type Change<'a> = &'a dyn Fn(&UpperInode) -> Result<()>;
@@ -141,7 +145,8 @@ impl Union {
         self.dirs.put_upper(dir, inside.moved_to(&parent_dir));
         let mut state = dir.state();
         if let Body::Dir(lowers) = &state.body {
-            let new = DirPart::new_in_upper(real, self.stack.devices_in_upper());
+            let watched = lowers.iter().all(|part| part.watched);
+            let new = DirPart { watched, ..DirPart::new_in_upper(real, self.stack.devices_in_upper()) };
             state.body = Body::Dir(std::iter::once(new).chain(lowers.iter().copied()).collect());
         }
         drop(state);
@@ -172,6 +177,11 @@ impl Union {
         Ok(())
     }
 
+    /// Whether others may change lowers, and that is to show.
+    pub(super) fn lowers_change(&self) -> bool {
+        self.watches.is_some() || self.options.revalidates
+    }
+
     fn sync_copy(&self, copy: &Copy, data: Data) -> Result<()> {
         let is_needed = copy.original.st_size > 0 && data == Data::Whole && !self.options.volatile;
         match &copy.file {
@@ -198,6 +208,12 @@ impl Union {
                 Some((now, name)) if Arc::ptr_eq(&now, &parent) => name,
                 _ => continue,
             };
+            if self.lowers_change() {
+                // Others may have put another file there meanwhile, or none: it would be hidden.
+                let look =
+                    |dir: &Dir, name: &Name| dir.stat(name.as_os_str())?.ok_or(Error::Stale(node.id.0));
+                self.leaf(node, look, |stat| Ok(*stat))?;
+            }
             let Copy { staged, original, key, file } = copy;
             let stat = staged.inode().stat()?;
             // Before it can be found: whatever comes next, it shows the number of its original.
@@ -345,7 +361,7 @@ impl Union {
         &self,
         dir: &UpperDir,
         name: Option<&std::ffi::OsStr>,
-        (original, stat): (&Inode, Stat),
+        (original, mut stat): (&Inode, Stat),
         data: Data,
     ) -> Result<Copy> {
         let work = self.writable()?.work;
@@ -357,7 +373,7 @@ impl Union {
                     None => work.file(Mode::from_raw_mode(stat.st_mode))?,
                 };
                 if data == Data::Whole && stat.st_size > 0 {
-                    self.copier.copy_data(&original.open_read()?, &stat, &file)?;
+                    stat = self.copy_data(original, stat, &file)?;
                 }
                 (staged, Some(file))
             }
@@ -369,8 +385,34 @@ impl Union {
         Ok(Copy { staged, original: stat, key, file })
     }
 
+    /// Copies a file's data; says of which attributes it is the data. What others change meanwhile is copied anew.
+    fn copy_data(&self, original: &Inode, mut stat: Stat, to: &WriteFile) -> Result<Stat> {
+        let source = original.open_read()?;
+        let mut tries = 0;
+        loop {
+            let copied = self.copier.copy_data(&source, &stat, to);
+            if !self.lowers_change() {
+                return copied.map(|()| stat);
+            }
+            let now = original.stat()?;
+            tries += 1;
+            if is_unchanged(&stat, &now) || tries == TRIES {
+                return copied.map(|()| stat);
+            }
+            to.truncate(0)?;
+            stat = now;
+        }
+    }
+
     /// Lets a staged entry take on what its original has besides data.
     pub(super) fn copy_metadata(&self, staged: &Staged, original: &Inode, stat: &Stat) -> Result<()> {
         staged.inode().copy_metadata(original, stat, self.ownership(), |key| !is_private_xattr(key))
     }
+}
+
+/// Whether a file's data and attributes are still those that it had.
+fn is_unchanged(before: &Stat, now: &Stat) -> bool {
+    let key =
+        |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+    key(before) == key(now)
 }

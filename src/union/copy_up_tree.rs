@@ -324,6 +324,7 @@ impl Union {
         name: &Name,
     ) -> Result<Option<(Arc<Node>, bool)>> {
         let (parts, _locked) = self.lock_open(dir, Node::lock_shared)?;
+        let as_of = dir.generation();
         let seen = self.stack.see(&parts, name)?;
         let (counts, in_upper) = match &seen {
             Seen::Absent => return Ok(None),
@@ -331,7 +332,7 @@ impl Union {
             Seen::Leaf { branch, stat } => (stat.is_hard_linked(), branch.is_upper()),
         };
         let lookup = if counts { Lookup::Counted } else { Lookup::Internal };
-        let Some((node, _)) = self.meet(dir, &parts, name, &seen, lookup)? else { return Ok(None) };
+        let Some((node, _)) = self.meet(dir, &parts, name, (&seen, as_of), lookup)? else { return Ok(None) };
         if counts {
             tree.dirs.push(Arc::clone(&node));
         }

@@ -7,11 +7,13 @@
 //!
 //! The table's lock is never held across a system call.
 
+use std::collections::HashSet;
 use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
+use foldhash::HashMap;
 use foldhash::fast::FixedState;
-use foldhash::{HashMap, HashSet};
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use rustix::fs::FileType;
@@ -25,7 +27,9 @@ use crate::rules::name::Name;
 pub struct InodeTable {
     inner: Mutex<Inner>,
     /// How often the stack has changed: what was found in an older one may not be true any more.
-    generation: u32,
+    generation: AtomicU32,
+    /// Directories that have lost or gained parts in lowers, or their names, since somebody asked; if somebody does.
+    torn: Option<Mutex<HashSet<NodeId>>>,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +47,9 @@ struct Inner {
     /// Nodes without a name.
     gone: HashSet<NodeId>,
 }
+
+/// In a node's generation: it alone is to be looked at again.
+pub(super) const OUTDATED: u32 = 1 << 31;
 
 /// Aliases count down from here: no filesystem hands out inode numbers of that size.
 const FIRST_ALIAS: u64 = i64::MAX as u64;
@@ -84,6 +91,8 @@ pub struct FoundInode {
     pub renumbers: bool,
     /// Whether it may have other names.
     pub hard_linked: bool,
+    /// Whether all parts of a directory were looked for that others may have changed.
+    pub looked_anew: bool,
 }
 
 impl InodeTable {
@@ -102,17 +111,50 @@ impl InodeTable {
     /// How often the stack has changed.
     #[must_use]
     pub fn generation(&self) -> u32 {
-        self.generation
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The stack has changed: every node is to be looked at again when it is met.
-    pub(super) fn next_generation(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
+    pub(super) fn next_generation(&self) {
+        let next = |now: u32| Some((now.wrapping_add(1) & !OUTDATED).max(1));
+        // It always has a next one.
+        let _before = self.generation.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
     }
 
-    /// Whether a node was found in an older stack than that of now.
+    /// Single nodes, too, are to be looked at again from now on.
+    pub(super) fn expect_changes(&mut self) {
+        self.torn = Some(Mutex::default());
+        self.next_generation();
+    }
+
+    /// Whether a node was found in an older stack than that of now, or is to be looked at again by itself.
     pub(super) fn is_outdated(&self, node: &Node) -> bool {
-        self.generation > 0 && node.state().generation != self.generation
+        let generation = self.generation();
+        generation > 0 && node.state().generation != generation
+    }
+
+    /// A node is to be looked at again when it is met. The caller has locked the directory that it is in, so that
+    /// nobody is just looking.
+    pub(super) fn outdate(&self, node: &Node) {
+        node.state().generation |= OUTDATED;
+    }
+
+    /// The directories that were torn since this was asked.
+    pub(super) fn take_torn(&self) -> HashSet<NodeId> {
+        self.torn.as_ref().map(|torn| std::mem::take(&mut *torn.lock())).unwrap_or_default()
+    }
+
+    /// What is in a directory, which was true of `generation`, may not be what it was. If it was watched, what the
+    /// kernel knows of it may be old.
+    pub(super) fn tear(&self, dir: NodeId, generation: u32, was_watched: bool) {
+        let Some(torn) = &self.torn else { return };
+        if was_watched {
+            torn.lock().insert(dir);
+        }
+        // Else what was found in it is older than now in any case.
+        if generation & !OUTDATED == self.generation() {
+            self.next_generation();
+        }
     }
 
     /// Lets a node that was found in an older stack be what has its name now, if it is the same. The caller has its
@@ -120,20 +162,23 @@ impl InodeTable {
     pub(super) fn outlasts(&self, node: &Arc<Node>, found: &FoundInode) -> bool {
         let same = is_same_in_another_stack(node, found);
         if same {
-            self.settle(node, found.state.body.clone(), found.state.real);
+            let mut state = node.state();
+            let was = state.generation;
+            let is_torn = state.body.has_other_lowers(&found.state.body);
+            let was_watched = state.body.is_watched();
+            (state.body, state.real) = (found.state.body.clone(), found.state.real);
+            state.generation = found.state.generation;
+            drop(state);
+            if is_torn {
+                self.tear(node.id, was, was_watched);
+            }
         }
         same
     }
 
-    /// A node is true of this stack.
-    fn settle(&self, node: &Node, body: Body, real: RealId) {
-        let mut state = node.state();
-        (state.body, state.real, state.generation) = (body, real, self.generation);
-    }
-
     /// A node is true of this stack as it is.
     pub(super) fn keep(&self, node: &Node) {
-        node.state().generation = self.generation;
+        node.state().generation = self.generation();
     }
 
     /// Puts the root in.
@@ -181,7 +226,7 @@ impl InodeTable {
     /// reported.
     pub fn intern(&self, found: FoundInode, lookup: Lookup, taken: NumberTaken) -> Option<Arc<Node>> {
         let inner = &mut *self.inner.lock();
-        let FoundInode { number, kind, renumbers, hard_linked, .. } = found;
+        let FoundInode { number, kind, renumbers, hard_linked, looked_anew, .. } = found;
         let real = found.state.real;
         let named = match &found.state.place {
             Place::Entry(dir, name) => inner.named(dir, name),
@@ -208,8 +253,7 @@ impl InodeTable {
                 numbered.filter(|node| (!renumbers || hard_linked) && same(node))
             }
         };
-        let FoundInode { mut state, .. } = found;
-        state.generation = self.generation;
+        let FoundInode { state, .. } = found;
         if let Some(node) = known {
             if lookup == Lookup::Counted {
                 node.count_lookup();
@@ -220,10 +264,18 @@ impl InodeTable {
                 let mut known = node.state();
                 // The parts of a directory that is known are known better, unless nobody could look into it. A file
                 // is where its name leads.
-                if kind != FileType::Directory || known.body.is_closed() || outdated {
+                let (was, was_watched) = (known.generation, known.body.is_watched());
+                let is_torn = (outdated || looked_anew) && known.body.has_other_lowers(&state.body);
+                if kind != FileType::Directory || known.body.is_closed() || outdated || is_torn {
                     known.body = state.body;
+                } else {
+                    known.body.take_watches(&state.body);
                 }
-                (known.real, known.generation) = (real, self.generation);
+                (known.real, known.generation) = (real, state.generation);
+                drop(known);
+                if is_torn {
+                    self.tear(node.id, was, was_watched);
+                }
             }
             return Some(node);
         }
@@ -238,10 +290,12 @@ impl InodeTable {
         let node = match inner.orphan(id, kind, &state, renumbers) {
             Some(orphan) => {
                 let mut known = orphan.state();
-                if known.generation != self.generation {
+                if known.generation != state.generation {
                     (known.body, known.real) = (state.body, real);
+                } else {
+                    known.body.take_watches(&state.body);
                 }
-                (known.place, known.generation) = (state.place, self.generation);
+                (known.place, known.generation) = (state.place, state.generation);
                 drop(known);
                 orphan
             }
@@ -489,7 +543,15 @@ mod tests {
             Body::Dir(_) => FileType::Directory,
             _ => FileType::RegularFile,
         };
-        FoundInode { number: NodeId(number), kind, state, lower: None, renumbers: false, hard_linked: false }
+        FoundInode {
+            number: NodeId(number),
+            kind,
+            state,
+            lower: None,
+            renumbers: false,
+            hard_linked: false,
+            looked_anew: false,
+        }
     }
 
     fn intern(table: &InodeTable, number: u64, real: u64) -> Arc<Node> {

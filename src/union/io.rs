@@ -171,7 +171,8 @@ impl Union {
         self.with_descriptors(|| {
             let was_in_upper = node.is_in_upper();
             let (file, stat) = self.open_file(node)?;
-            let file = if was_in_upper || self.options.revalidates { file } else { file.of_size(&stat) };
+            let is_ours = !was_in_upper && !self.options.revalidates && self.watches.is_none();
+            let file = if is_ours { file.of_size(&stat) } else { file };
             self.files.put_if(node.id, file.clone(), || node.is_in_upper() == was_in_upper);
             Ok(file)
         })

@@ -20,6 +20,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::FileType;
 
 use super::index::owners;
+use super::inode_table::{Lookup, OUTDATED};
 use super::node::{Body, Node, NodeId};
 use super::snapshot::{inodes_of, lower_of};
 use super::stack::{Branch, Lower};
@@ -42,6 +43,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// For how long somebody waits who wants to change the stack.
 const GIVES_UP: Duration = Duration::from_secs(30);
+
+/// How often in a row a node is looked at again that others change meanwhile.
+const MOST_LOOKS: usize = 100;
 
 /// A union that requests use, and whose stack may change between them.
 #[derive(Debug)]
@@ -87,6 +91,28 @@ pub struct Outdated {
     pub dirs: Vec<NodeId>,
     /// What has one of these names.
     pub known: Vec<NodeId>,
+    /// What is no directory, and may have other attributes and data.
+    pub inodes: Vec<NodeId>,
+    /// What may have other attributes.
+    pub attributes: Vec<NodeId>,
+    /// What may have lost its name: nothing keeps it but whoever has it open.
+    pub lost: Vec<NodeId>,
+    /// A lower's root may have another marker: see [`Union::look_at_roots`].
+    pub roots: bool,
+}
+
+impl Outdated {
+    /// Takes in more.
+    pub fn add(&mut self, other: Self) {
+        let Self { names, dirs, known, inodes, attributes, lost, roots } = other;
+        self.names.extend(names);
+        self.dirs.extend(dirs);
+        self.known.extend(known);
+        self.inodes.extend(inodes);
+        self.attributes.extend(attributes);
+        self.lost.extend(lost);
+        self.roots |= roots;
+    }
 }
 
 /// An inode that the kernel may have to drop.
@@ -272,6 +298,12 @@ impl Union {
             root.state().body = Body::Dir(self.stack.root_parts());
             self.table.keep(&root);
         }
+        if let Some(watches) = &self.watches {
+            watches.forget_branches(&gone);
+            if let Err(e) = self.watch_roots() {
+                log::warn!("changes in a lower that has come may show late: {e}");
+            }
+        }
         self.listings.clear();
         if is_ambiguous {
             self.dirs.clear();
@@ -292,8 +324,9 @@ impl Union {
     }
 
     /// Looks at a node again that was found in an older stack, and before it at the directories on the way to it.
-    fn look_again(&self, node: &Arc<Node>) -> Result<()> {
+    pub(super) fn look_again(&self, node: &Arc<Node>) -> Result<()> {
         let mut way = vec![Arc::clone(node)];
+        let mut looks = 0;
         while let Some(last) = way.last() {
             let above = last
                 .state()
@@ -305,42 +338,70 @@ impl Union {
                 Some(dir) => way.push(dir),
                 None => {
                     self.look_again_at(last)?;
-                    way.pop();
+                    looks += 1;
+                    // Others may change it all the time.
+                    if looks > MOST_LOOKS || !self.table.is_outdated(last) {
+                        way.pop();
+                        looks = 0;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// The directories that it is in have been looked at.
+    /// Looks once: it may have another name then. The directories that it is in have been looked at.
     fn look_again_at(&self, node: &Arc<Node>) -> Result<()> {
-        let since = node.state().generation;
+        let since = node.generation() & !OUTDATED;
         if let Some(lower) = self.lower_since(since) {
             node.state().body.move_out_of_upper(lower);
         }
-        if since >= self.looked_again {
+        if self.watches.is_none() && since >= self.looked_again {
             self.table.keep(node);
+            return Ok(());
         }
-        while self.table.is_outdated(node) {
-            let Some((dir, name)) = node.entry() else {
-                self.table.keep(node);
-                return Ok(());
-            };
-            if dir.is_gone() {
-                self.table.lose(node, &dir, &name);
-                continue;
-            }
-            let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
-            if !node.state().place.is(&dir, &name) {
-                continue;
-            }
-            let seen = self.stack.see(&parts, &name)?;
-            let sketch = self.sketch(&dir, &parts, &name, &seen)?;
-            if !sketch.is_some_and(|sketch| self.table.outlasts(node, &sketch.found)) {
-                self.table.lose(node, &dir, &name);
-            }
+        let Some((dir, name)) = node.entry() else {
+            self.table.keep(node);
+            return Ok(());
+        };
+        if dir.is_gone() {
+            self.lose(node, &dir, &name);
+            return Ok(());
+        }
+        let (parts, _locked) = self.lock_open(&dir, Node::lock_shared)?;
+        if !node.state().place.is(&dir, &name) {
+            return Ok(());
+        }
+        let as_of = dir.generation();
+        let seen = self.stack.see(&parts, &name)?;
+        let watched = self.watch_seen(&dir, &parts, &name, &seen, Lookup::Counted)?;
+        let (seen, begun) = watched.as_ref().map_or((&seen, None), |(seen, begun)| (seen, Some(begun)));
+        let sketch = self.sketch(&dir, &parts, &name, seen, as_of)?;
+        if !sketch.is_some_and(|sketch| self.table.outlasts(node, &sketch.found)) {
+            self.lose(node, &dir, &name);
+        } else if let Some(begun) = begun {
+            self.keep_watches(node, begun);
         }
         Ok(())
+    }
+
+    /// What has a name has lost it to others.
+    fn lose(&self, node: &Arc<Node>, dir: &Arc<Node>, name: &Name) {
+        let (was, is_watched) = {
+            let state = node.state();
+            (state.generation, state.body.is_watched())
+        };
+        self.table.lose(node, dir, name);
+        if node.kind == FileType::Directory {
+            self.table.tear(node.id, was, is_watched);
+            if let Ok(parts) = node.parts()
+                && node.is_gone()
+            {
+                // A directory that is open stays on the disk, and is not said to be gone.
+                self.dirs.forget(node.id, &parts);
+                self.end_watches(node);
+            }
+        }
     }
 
     /// What the kernel has to look up again, after branches have come, gone or moved.
@@ -423,7 +484,7 @@ impl Union {
     fn body_now(&self, node: &Node) -> Body {
         let state = node.state();
         let mut body = state.body.clone();
-        if let Some(lower) = self.lower_since(state.generation) {
+        if let Some(lower) = self.lower_since(state.generation & !OUTDATED) {
             body.move_out_of_upper(lower);
         }
         body

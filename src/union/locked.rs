@@ -33,6 +33,8 @@ pub(super) struct LockedEntry {
     pub(super) parts: Vec<OpenPart>,
     pub(super) seen: Seen,
     pub(super) stack: EntryStack,
+    /// What the directory was true of.
+    as_of: u32,
     /// The directory in the upper, if it is there.
     upper: Option<UpperDir>,
 }
@@ -133,12 +135,19 @@ impl Union {
                 // Copied up in between: what came to be in that part must be seen.
                 continue;
             }
+            let dirs = || [Some(target), source].into_iter().flatten().map(|entry| &entry.dir);
+            if dirs().any(|dir| self.table.is_outdated(dir)) {
+                drop(guards);
+                dirs().try_for_each(|dir| self.look_again(dir))?;
+                continue;
+            }
             let view = |entry: &EntryRef, (parts, upper): (Vec<OpenPart>, Option<UpperDir>)| {
                 if entry.dir.is_gone() {
                     return Err(Error::from(Refusal::NotFound));
                 }
+                let as_of = entry.dir.generation();
                 let (stack, seen) = self.stack.survey(&parts, &entry.name)?;
-                Ok(LockedEntry { entry: entry.clone(), parts, seen, stack, upper })
+                Ok(LockedEntry { entry: entry.clone(), parts, seen, stack, as_of, upper })
             };
             let target = view(target, target_open)?;
             let source = match (source, source_open) {
@@ -205,8 +214,8 @@ impl Union {
 
     /// The node that a name shows, as the table knows it.
     pub(super) fn node_at(&self, locked: &LockedEntry) -> Result<Option<Arc<Node>>> {
-        let LockedEntry { entry: EntryRef { dir, name, .. }, parts, seen, .. } = locked;
-        Ok(self.meet(dir, parts, name, seen, Lookup::Internal)?.map(|(node, _)| node))
+        let LockedEntry { entry: EntryRef { dir, name, .. }, parts, seen, as_of, .. } = locked;
+        Ok(self.meet(dir, parts, name, (seen, *as_of), Lookup::Internal)?.map(|(node, _)| node))
     }
 
     /// The node that was just made, for the kernel. It is in the upper, and a directory merges with nothing.

@@ -28,6 +28,15 @@ pub struct Looked {
     pub name_is_stable: bool,
 }
 
+/// What there is under a name.
+#[derive(Debug)]
+pub struct Answer {
+    /// The node, if there is one.
+    pub found: Option<Looked>,
+    /// Whether the kernel may remember it.
+    pub holds: bool,
+}
+
 /// A node as the disk shows it, before the table is asked who it is.
 pub(super) struct Sketch {
     pub(super) found: FoundInode,
@@ -41,21 +50,25 @@ impl Union {
     ///
     /// # Errors
     /// Those of the branches; ENAMETOOLONG for a name that none can have.
-    pub fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<Option<Looked>> {
+    pub fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<Answer> {
+        let nothing = |holds| Answer { found: None, holds };
         let name = match Name::new(name) {
             Ok(name) => name,
             // No such name exists through the mount.
-            Err(BadName::Reserved) => return Ok(None),
+            Err(BadName::Reserved) => return Ok(nothing(true)),
             Err(bad) => return Err(bad.into()),
         };
         self.with_descriptors(|| {
             let parent = self.node(parent)?;
             if parent.is_gone() {
-                return Ok(None);
+                return Ok(nothing(true));
             }
+            let since = self.changes_seen();
             let (parts, _locked) = self.lock_open(&parent, Node::lock_shared)?;
-            let found = self.look(&parent, &parts, &name, Lookup::Counted)?;
-            Ok(found.map(|(_, looked)| looked))
+            match self.look(&parent, &parts, &name, Lookup::Counted)? {
+                Some((_, looked)) => Ok(Answer { holds: looked.name_is_stable, found: Some(looked) }),
+                None => Ok(nothing(self.shows_changes_in(&parent) && since == self.changes_seen())),
+            }
         })
     }
 
@@ -77,29 +90,48 @@ impl Union {
         name: &Name,
         lookup: Lookup,
     ) -> Result<Option<(Arc<Node>, Looked)>> {
+        let since = self.changes_seen();
+        let as_of = parent.generation();
         let seen = self.stack.see(parts, name)?;
-        self.meet(parent, parts, name, &seen, lookup)
+        let found = self.meet(parent, parts, name, (&seen, as_of), lookup)?;
+        if self.watches.is_none() || lookup == Lookup::Internal {
+            return Ok(found);
+        }
+        Ok(found.map(|(node, mut looked)| {
+            let is_ours = node.is_in_upper() && node.kind != FileType::Directory;
+            let is_quiet = since == self.changes_seen();
+            looked.attr.holds = is_quiet && self.shows_changes_to(&node, &looked.attr.stat);
+            looked.name_is_stable &= is_ours || (is_quiet && self.shows_changes_in(parent));
+            (node, looked)
+        }))
     }
 
-    /// The node of what was just seen under a name. The caller has had the directory locked since.
+    /// The node of what was just seen under a name, in a directory that was true of that generation. The caller has had
+    /// the directory locked since.
     pub(super) fn meet(
         &self,
         parent: &Arc<Node>,
         parts: &[OpenPart],
         name: &Name,
-        seen: &Seen,
+        (seen, as_of): (&Seen, u32),
         lookup: Lookup,
     ) -> Result<Option<(Arc<Node>, Looked)>> {
-        let Some(sketch) = self.sketch(parent, parts, name, seen)? else { return Ok(None) };
+        let watched = self.watch_seen(parent, parts, name, seen, lookup)?;
+        let (seen, begun) = watched.as_ref().map_or((seen, None), |(seen, begun)| (seen, Some(begun)));
+        let Some(sketch) = self.sketch(parent, parts, name, seen, as_of)? else { return Ok(None) };
         let Some(found) = self.settle(sketch, lookup, NumberTaken::Report) else {
             let seen = self.stack.see(parts, name)?;
-            let Some(sketch) = self.sketch(parent, parts, name, &seen)? else { return Ok(None) };
+            let Some(sketch) = self.sketch(parent, parts, name, &seen, as_of)? else { return Ok(None) };
             return Ok(self.settle(sketch, lookup, NumberTaken::GiveAlias));
         };
+        if let Some(begun) = begun {
+            self.keep_watches(&found.0, begun);
+        }
         // What the kernel does not know will not be forgotten either.
-        if let (Seen::Dir { opened, .. }, Lookup::Counted) = (seen, lookup) {
+        if let (Seen::Dir { opened, parts, .. }, Lookup::Counted) = (seen, lookup) {
             for (branch, dir) in opened {
-                self.dirs.put_lower(&found.0, *branch, dir.clone());
+                let meant = parts.iter().find(|part| part.branch == *branch).map(|part| part.real);
+                self.dirs.put_lower(&found.0, *branch, dir.clone(), meant);
             }
         }
         Ok(Some(found))
@@ -113,11 +145,29 @@ impl Union {
             // Should it have lost a name before: this one leads to it as well.
             self.files.unpin(node.id);
         }
-        let attr = Attr { id: node.id, stat, links };
+        let attr = Attr { id: node.id, stat, links, holds: true };
         Some((node, Looked { attr, name_is_stable }))
     }
 
     pub(super) fn sketch(
+        &self,
+        parent: &Arc<Node>,
+        parts: &[OpenPart],
+        name: &Name,
+        seen: &Seen,
+        as_of: u32,
+    ) -> Result<Option<Sketch>> {
+        let sketch = self.sketch_seen(parent, parts, name, seen)?;
+        Ok(sketch.map(|mut sketch| {
+            sketch.found.state.generation = as_of;
+            // A listing looks for one part only, where it knows of no other.
+            sketch.found.looked_anew =
+                self.lowers_change() && parent.parts().is_ok_and(|whole| whole.len() == parts.len());
+            sketch
+        }))
+    }
+
+    fn sketch_seen(
         &self,
         parent: &Arc<Node>,
         parts: &[OpenPart],
@@ -145,6 +195,7 @@ impl Union {
                     lower: None,
                     renumbers: self.stack.renumbers(numbered.branch),
                     hard_linked: false,
+                    looked_anew: false,
                 };
                 Ok(Some(Sketch {
                     found,
@@ -178,6 +229,7 @@ impl Union {
             lower,
             renumbers,
             hard_linked: stat.is_hard_linked(),
+            looked_anew: false,
         };
         match note {
             Some((link, note)) if note.copied_up => {

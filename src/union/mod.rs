@@ -44,6 +44,7 @@ mod rename;
 mod snapshot;
 mod stack;
 mod sync;
+mod watch;
 mod xattr;
 mod xino;
 
@@ -52,7 +53,7 @@ pub use create::NewNode;
 pub use index::NotedCopy;
 pub use io::Written;
 pub use live::{InBranch, LiveUnion, NewLower, Outdated, Prepared, RootRole};
-pub use lookup::Looked;
+pub use lookup::{Answer, Looked};
 pub use node::NodeId;
 pub use readdir::{DirItem, Found, PlusItem};
 pub use rename::RenameMode;
@@ -83,6 +84,7 @@ use node::{Body, Node, NodeState, Place, RealId};
 use open_files::{DirCache, FileCache};
 use snapshot::{inodes_of, lower_of, notes_of};
 use stack::{Lower, Stack};
+use watch::Watches;
 
 /// How a union behaves, beyond its branches.
 #[derive(Debug, Clone, Default)]
@@ -105,6 +107,8 @@ pub struct UnionOptions {
     pub one_filesystem: bool,
     /// Somebody may change lowers, and the kernel asks again: nothing of them is remembered here either.
     pub revalidates: bool,
+    /// Directories of lowers are watched, so many at most.
+    pub watches: Option<usize>,
 }
 
 /// The copies of lower files with several names that a workdir notes for an upper. Nothing is written.
@@ -146,6 +150,7 @@ pub struct Union {
     dirs: DirCache,
     files: FileCache,
     listings: ListingCache,
+    watches: Option<Arc<Watches>>,
     copier: Copier,
     /// Directories of the upper whose copied-up entries may not be on disk yet, and how many there have been.
     unsynced: Mutex<HashMap<NodeId, u64>>,
@@ -183,6 +188,8 @@ pub struct Figures {
     pub copied_bytes: u64,
     /// What the listings take that are being read, in bytes.
     pub listings: usize,
+    /// Directories of lowers that are watched, if any are.
+    pub watches: Option<usize>,
 }
 
 /// What goes with the writable branch.
@@ -318,7 +325,8 @@ impl Union {
         if parts.is_empty() {
             return Err(Error::Bug("a union without branches"));
         }
-        let union = Self {
+        let watches = options.watches.map(|most| Arc::new(Watches::new(most)));
+        let mut union = Self {
             stack,
             upper,
             options,
@@ -326,6 +334,7 @@ impl Union {
             dirs: DirCache::new(),
             files: FileCache::new(),
             listings: ListingCache::new(),
+            watches,
             copier: Copier::default(),
             unsynced: Mutex::default(),
             unlinked: Mutex::default(),
@@ -338,6 +347,10 @@ impl Union {
         };
         let state = NodeState::found(Place::Root, Body::Dir(parts), RealId::NONE);
         union.table.insert_root(Node::detached(NodeId::ROOT, FileType::Directory, state));
+        if union.watches.is_some() {
+            union.table.expect_changes();
+            union.watch_roots()?;
+        }
         union.drop_unreachable(&lowers);
         Ok(union)
     }
@@ -409,6 +422,7 @@ impl Union {
             copied_up: self.copied_up.files.load(Ordering::Relaxed),
             copied_bytes: self.copied_up.bytes.load(Ordering::Relaxed),
             listings: self.listings.bytes(),
+            watches: self.watches.as_ref().map(|watches| watches.len()),
         }
     }
 
@@ -425,6 +439,7 @@ impl Union {
             self.listings.forget(id);
             if let Ok(parts) = node.parts() {
                 self.dirs.forget(id, &parts);
+                self.end_watches(&node);
             }
             self.forget_unlinked(id);
             self.forget_record(id);

@@ -204,7 +204,10 @@ impl NodeState {
     #[must_use]
     pub fn lower_place(&self, branch: BranchId) -> Option<(&Arc<Node>, &Name)> {
         let moved = self.rare.iter().flat_map(|rare| &rare.lower).find(|moved| moved.youngest.knows(branch));
-        match moved {
+        // What has come to be there since merges with it where it is by now.
+        let merges =
+            || matches!(&self.body, Body::Dir(parts) if parts.iter().any(|part| part.branch == branch));
+        match moved.filter(|_| !merges()) {
             Some(LowerPlace { dir, name, .. }) => Some((dir, name)),
             None => self.place.last(),
         }
@@ -326,6 +329,44 @@ impl Body {
         matches!(self, Self::Dir(parts) if parts.iter().any(|part| part.closed))
     }
 
+    /// Whether it is a directory with other parts in lowers.
+    pub(super) fn has_other_lowers(&self, other: &Self) -> bool {
+        let lowers = |parts: &DirParts| -> Vec<DirPart> {
+            let lowers = parts.iter().filter(|part| !part.branch.is_upper());
+            lowers.map(|part| DirPart { watched: false, ..*part }).collect()
+        };
+        match (self, other) {
+            (Self::Dir(ours), Self::Dir(theirs)) => lowers(ours) != lowers(theirs),
+            _ => false,
+        }
+    }
+
+    /// Whether anything of a directory is watched.
+    pub(super) fn is_watched(&self) -> bool {
+        matches!(self, Self::Dir(parts) if parts.iter().any(|part| part.watched))
+    }
+
+    /// Takes over which of a directory's parts are watched.
+    pub(super) fn take_watches(&mut self, found: &Self) {
+        let (Self::Dir(ours), Self::Dir(theirs)) = (&*self, found) else { return };
+        let news = |part: &DirPart| {
+            let same = |other: &&DirPart| (other.branch, other.real) == (part.branch, part.real);
+            theirs.iter().find(same).map_or(part.watched, |other| other.watched)
+        };
+        if ours.iter().any(|part| part.watched != news(part)) {
+            *self = Self::Dir(ours.iter().map(|part| DirPart { watched: news(part), ..*part }).collect());
+        }
+    }
+
+    /// Nothing of it is watched any more.
+    pub(super) fn end_watches(&mut self) {
+        if let Self::Dir(parts) = self
+            && parts.iter().any(|part| part.watched)
+        {
+            *self = Self::Dir(parts.iter().map(|part| DirPart { watched: false, ..*part }).collect());
+        }
+    }
+
     /// A directory's part in the upper.
     #[must_use]
     pub fn upper_part(&self) -> Option<&DirPart> {
@@ -368,6 +409,9 @@ pub struct DirPart {
     /// Whether nobody could look into it, for its markers neither. Then it is the last part: what lies below
     /// shows once somebody can.
     pub closed: bool,
+    /// Whether it shows here when others change it, see [`super::watch`]; of the upper's, whether it shows when the
+    /// directory gets other parts.
+    pub watched: bool,
     /// In which formats markers may be in it.
     pub formats: Formats,
     /// The directory itself.
@@ -379,7 +423,7 @@ impl DirPart {
     #[must_use]
     pub fn new_in_upper(real: RealId, devices: bool) -> Self {
         let formats = Formats { devices, ..Formats::default() };
-        Self { branch: BranchId::UPPER, closed: false, formats, real }
+        Self { branch: BranchId::UPPER, closed: false, watched: false, formats, real }
     }
 }
 
@@ -453,6 +497,11 @@ impl Node {
     #[must_use]
     pub fn is_in_upper(&self) -> bool {
         self.state.lock().body.is_in_upper()
+    }
+
+    /// What it is true of. Whoever has locked a directory gives it to what he finds in it, having asked before he looks.
+    pub(super) fn generation(&self) -> u32 {
+        self.state.lock().generation
     }
 
     /// Whether this is the inode `real`, which was `lower` before it was copied up.

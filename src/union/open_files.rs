@@ -13,7 +13,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
-use super::node::{DirPart, Node, NodeId};
+use super::node::{DirPart, Node, NodeId, RealId};
 use crate::branch::{Dir, Inode, ReadFile, UpperDir, UpperInode, WriteFile};
 use crate::rules::BranchId;
 
@@ -24,10 +24,13 @@ fn capacity() -> NonZeroUsize {
     NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN)
 }
 
+/// A directory of a lower, and which one was meant.
+type LowerDir = (Dir, Option<RealId>);
+
 /// The directories of the branches, by node.
 #[derive(Debug)]
 pub(super) struct DirCache {
-    lowers: Mutex<LruCache<(NodeId, BranchId), Dir>>,
+    lowers: Mutex<LruCache<(NodeId, BranchId), LowerDir>>,
     uppers: Mutex<LruCache<NodeId, UpperDir>>,
 }
 
@@ -36,12 +39,12 @@ impl DirCache {
         Self { lowers: Mutex::new(LruCache::new(capacity())), uppers: Mutex::new(LruCache::new(capacity())) }
     }
 
-    pub(super) fn lower(&self, node: &Node, branch: BranchId) -> Option<Dir> {
+    pub(super) fn lower(&self, node: &Node, branch: BranchId) -> Option<LowerDir> {
         self.lowers.lock().get(&(node.id, branch)).cloned()
     }
 
-    pub(super) fn put_lower(&self, node: &Node, branch: BranchId, dir: Dir) {
-        self.lowers.lock().put((node.id, branch), dir);
+    pub(super) fn put_lower(&self, node: &Node, branch: BranchId, dir: Dir, meant: Option<RealId>) {
+        self.lowers.lock().put((node.id, branch), (dir, meant));
     }
 
     pub(super) fn upper(&self, node: &Node) -> Option<UpperDir> {

@@ -83,7 +83,7 @@ impl Union {
         }
         let (parts, listing, _locked) = self.with_descriptors(|| {
             let (parts, locked) = self.lock_open(&dir, Node::lock_shared)?;
-            if cookie == 0 && self.options.revalidates {
+            if cookie == 0 && (self.options.revalidates || !self.shows_changes_in(&dir)) {
                 self.listings.forget(dir.id);
             }
             let listing = self.listing(&dir, &parts)?;
@@ -124,7 +124,7 @@ impl Union {
         }
         let (parts, listing, _locked) = self.with_descriptors(|| {
             let (parts, locked) = self.lock_open(&dir, Node::lock_shared)?;
-            if cookie == 0 && self.options.revalidates {
+            if cookie == 0 && (self.options.revalidates || !self.shows_changes_in(&dir)) {
                 self.listings.forget(dir.id);
             }
             let listing = self.listing(&dir, &parts)?;

@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Union;
-use super::node::{Body, DirPart, Node, NodeGuard, NodeState};
+use super::node::{Body, DirPart, Node, NodeGuard, NodeState, RealId};
 use super::open_files::{Opened, Pin};
 use super::stack::OpenPart;
 use crate::branch::{Dir, Inode, ReadFile, Stat, UpperDir, UpperInode};
@@ -39,6 +39,11 @@ impl Union {
         loop {
             let open = self.open_parts(node)?;
             let guard = lock(node);
+            if self.table.is_outdated(node) {
+                drop(guard);
+                self.look_again(node)?;
+                continue;
+            }
             if node.parts()?.iter().eq(open.iter().map(|open| &open.part)) {
                 return Ok((open, guard));
             }
@@ -59,13 +64,16 @@ impl Union {
             node,
             |node| match self.dirs.lower(node, branch) {
                 None if is_root(node) => self.stack.lower(branch).cloned().map(Some),
-                cached => Ok(cached),
+                // Others may have put another one there meanwhile.
+                Some((_, meant)) if self.lowers_change() && meant != part_in(node, branch) => Ok(None),
+                cached => Ok(cached.map(|(dir, _)| dir)),
             },
             |state| state.lower_place(branch).map(|(dir, name)| (Arc::clone(dir), name.clone())),
             |parent, name, child| {
                 let dir = parent.open_dir(name.as_os_str())?;
+                let meant = part_in(child, branch);
                 self.check_part(child, branch, &dir.stat_self()?)?;
-                self.dirs.put_lower(child, branch, dir.clone());
+                self.dirs.put_lower(child, branch, dir.clone(), meant);
                 Ok(dir)
             },
         )
@@ -226,7 +234,7 @@ impl Union {
 
     /// Opens what is no directory, in its directory, and compares it with what the node is. None if the node has been
     /// changed meanwhile: then it has to be looked for again.
-    fn leaf<T>(
+    pub(super) fn leaf<T>(
         &self,
         node: &Arc<Node>,
         open: impl Fn(&Dir, &Name) -> Result<T>,
@@ -309,6 +317,11 @@ fn climb<D>(
         }
         return Ok(dir);
     }
+}
+
+/// The directory that a node has in a branch.
+fn part_in(node: &Node, branch: BranchId) -> Option<RealId> {
+    node.parts().ok()?.iter().find(|part| part.branch == branch).map(|part| part.real)
 }
 
 fn is_root(node: &Node) -> bool {

@@ -86,7 +86,7 @@ pub(super) struct OpenPart {
 }
 
 /// What users see under a name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Seen {
     Absent,
     Leaf {
@@ -191,6 +191,17 @@ impl Stack {
         self.retired.push(branch);
     }
 
+    /// Looks at the roots of all lowers again.
+    ///
+    /// # Errors
+    /// What the disk says of one: then nothing has changed.
+    pub(super) fn look_at_roots(&mut self) -> Result<()> {
+        let look = |branch: &Branch| Top::of(&branch.root, true, &self.xino);
+        let tops = self.lowers.iter().map(look).collect::<Result<Vec<_>>>()?;
+        self.lowers.iter_mut().zip(tops).for_each(|(branch, top)| branch.top = top);
+        Ok(())
+    }
+
     /// Lets go of lowers that are in the stack no more, unless they are still in use.
     pub(super) fn let_go(&mut self, is_used: impl Fn(BranchId) -> bool) {
         self.retired.retain(|branch| is_used(branch.id()));
@@ -248,6 +259,15 @@ impl Stack {
             return self.upper_top.traits;
         }
         self.branch(id).map_or_else(|_| Traits::default(), |branch| branch.top.traits)
+    }
+
+    /// Whether what a branch's directory says of a name that is a directory depends on what is in that one, when the
+    /// branch is asked as the last of these.
+    pub(super) fn reads_markers(&self, id: BranchId, parts: &[OpenPart]) -> bool {
+        let is_last = parts.last().is_some_and(|open| open.part.branch == id);
+        !is_last
+            || self.traits(id).reads_all_markers
+            || parts.last().is_some_and(|open| open.part.formats.impure)
     }
 
     /// Whether inodes of a branch cannot be told apart by their numbers alone.
@@ -325,7 +345,7 @@ impl Stack {
                 let part = |(branch, word): &(BranchId, Word)| {
                     let real = self.xino.real(word.stat.as_ref()?);
                     let Word { formats, closed, .. } = *word;
-                    Some(DirPart { branch: *branch, closed, formats, real })
+                    Some(DirPart { branch: *branch, closed, watched: false, formats, real })
                 };
                 let parts = words.iter().filter_map(part).collect();
                 let opened = words
@@ -381,7 +401,7 @@ impl Top {
         let markers = DirMarkers::of(root)?;
         let formats = markers.formats(devices);
         let real = xino.real(&root.stat_self()?);
-        let part = Some(DirPart { branch: root.branch(), closed: false, formats, real });
+        let part = Some(DirPart { branch: root.branch(), closed: false, watched: false, formats, real });
         let reads_all_markers = formats.xattr_whiteouts || formats.impure;
         let traits = Traits { devices, reads_all_markers, renumbers: root.renumbers()? };
         Ok(Self { traits, part, opaque: markers.opaque })

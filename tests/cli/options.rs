@@ -66,7 +66,8 @@ fn what_cannot_be_kept_is_refused() {
         ("gid=1000", "squash_to_gid=N"),
         ("chroot=/srv", "as they are seen from here"),
         ("remount", "unmount it"),
-        ("udba=reval", "only while they are not mounted"),
+        ("direct_io", "use watch or timeout=0"),
+        ("udba=maybe", "udba=none, udba=reval or udba=notify"),
         ("plugins=a.so", "no plugins"),
         ("noacl", "ACLs always hold"),
         ("noxattrs=1", "always shown"),
@@ -93,6 +94,9 @@ fn lines_of_others_go_on_working() {
         "auto_unmount,lowerdir=@/l1,xino=off,uuid=on,nfs_export=off",
         "cow,hide_meta_files,max_files=32768,allow_other,use_ino,suid,dev,nonempty,dirs=@/u:@/l1",
         "noatime,xino=/dev/shm/aufs.xino,udba=none,br:@/u=rw:@/l1=ro+wh",
+        "udba=reval,br:@/u=rw:@/l1=ro",
+        "udba=notify,br:@/u=rw:@/l1=ro",
+        "lowerdir=@/l1,watch",
     ] {
         let stage = Stage::new();
         let said = stage.plyfs(&format!("none m -o {options}")).succeeds();

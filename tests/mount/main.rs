@@ -55,6 +55,7 @@ mod stress;
 mod symlink;
 mod unlink;
 mod walkthroughs;
+mod watch;
 mod ways_to_mount;
 mod write;
 mod xattr;
