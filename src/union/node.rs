@@ -83,7 +83,7 @@ pub struct NodeState {
     pub body: Body,
     /// The real inode that gives it its number.
     pub real: RealId,
-    /// The stack that place and body are true of, see [`super::live`].
+    /// The stack that place and body are true of.
     pub generation: u32,
 }
 
