@@ -164,7 +164,7 @@ pub fn snapshots_of(upper: &Path) -> Result<Vec<Found>> {
 /// The snapshots that the upper at `upper` lies on, topmost first.
 ///
 /// # Errors
-/// As [`snapshots_of`].
+/// No directory there; what keeps the record from being read.
 pub fn snapshots_below(upper: &Path) -> Result<Vec<Found>> {
     let all = snapshots_of(upper)?;
     let find = |name: &str| all.iter().find(|found| found.in_stack && found.snapshot.name == name);

@@ -83,7 +83,7 @@ pub struct NodeState {
     pub body: Body,
     /// The real inode that gives it its number.
     pub real: RealId,
-    /// The stack that place and body are true of, see [`super::live`].
+    /// The stack that place and body are true of.
     pub generation: u32,
 }
 
@@ -409,7 +409,7 @@ pub struct DirPart {
     /// Whether nobody could look into it, for its markers neither. Then it is the last part: what lies below
     /// shows once somebody can.
     pub closed: bool,
-    /// Whether it shows here when others change it, see [`super::watch`]; of the upper's, whether it shows when the
+    /// Whether it shows here when others change it; of the upper's, whether it shows when the
     /// directory gets other parts.
     pub watched: bool,
     /// In which formats markers may be in it.
