@@ -183,7 +183,18 @@ impl Union {
             }
             Seen::Dir { parts: children, stat, .. } => {
                 let numbered = seen.number_part().ok_or(Error::Bug("a directory without parts"))?;
-                let inode_id = || lasting_id(parts, numbered.branch, name, stat);
+                // Of the part that gives it its number, which may not be the topmost.
+                let inode_id = || {
+                    let dir = parts.iter().find(|open| open.part.branch == numbered.branch);
+                    let dir = &dir.ok_or(Error::Bug("a name without its directory"))?.dir;
+                    let inode = dir.open_inode(name.as_os_str())?;
+                    let now = inode.stat()?;
+                    if self.stack.xino.real(&now) == numbered.real {
+                        inode.lasting_id(&now)
+                    } else {
+                        Ok(None)
+                    }
+                };
                 let found = FoundInode {
                     number: self.number_of(numbered.real, inode_id),
                     kind: FileType::Directory,

@@ -1,7 +1,7 @@
 //! Does plyfs do what others do who are known to be right?
 //!
 //! Random sequences of operations against a plain directory (`sequence`), and random stacks of branches against
-//! an independent flattening and the kernel's overlayfs (`stacks`). What differs is made as small as can be,
+//! an independent flattening and the kernel's overlayfs (`stacks`), also while they change (`live`). What differs is made as small as can be,
 //! and printed. What was found so is in `regressions`.
 //!
 //! `PLYFS_DIFFERENTIAL_CASES` says how many cases are played; `PLYFS_DIFFERENTIAL_SEED` which ones.
@@ -9,6 +9,7 @@
 mod accepted;
 mod flatten;
 mod layer;
+mod live;
 mod look;
 mod mounted;
 mod name;
@@ -40,6 +41,11 @@ fn a_mount_behaves_as_a_plain_directory() {
 #[test]
 fn a_stack_shows_what_it_flattens_to() {
     search(stacks::any_stack, stacks::check);
+}
+
+#[test]
+fn a_stack_that_changes_shows_what_that_of_now_flattens_to() {
+    search(live::any_case, live::check);
 }
 
 #[test]

@@ -46,6 +46,13 @@ impl Drop for Mounted {
     }
 }
 
+/// Runs a command of plyfs on a mount.
+pub(crate) fn command(words: &[&str], mnt: &Path, more: &[String]) -> Result<(), String> {
+    let output = Command::new(PLYFS).args(words).arg(mnt).args(more).output().expect("plyfs starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{words:?} {more:?}: {said}")) }
+}
+
 fn run(command: &mut Command) {
     let output = command.output().expect("plyfs starts");
     let said = String::from_utf8_lossy(&output.stderr);

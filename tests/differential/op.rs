@@ -186,6 +186,8 @@ pub(crate) enum Op {
     // With the whole.
     Compare,
     Remount,
+    /// The upper is a lower from then on, and an empty one takes its place.
+    Snapshot,
 }
 
 /// A time to be set.
@@ -249,6 +251,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         22 => any_fd_op(),
         1 => Just(Op::Compare),
         1 => Just(Op::Remount),
+        1 => Just(Op::Snapshot),
     ];
     (user, op).prop_map(|(user, op)| Step { user, op })
 }

@@ -159,7 +159,7 @@ impl Side {
                 self.open[*slot] = None;
                 Ok(Seen::Done)
             }
-            Op::Compare | Op::Remount => Ok(Seen::Done),
+            Op::Compare | Op::Remount | Op::Snapshot => Ok(Seen::Done),
             _ => self.act_on_open(op, seed),
         }
     }

@@ -16,7 +16,7 @@ use super::accepted::{Long, stands_alone};
 use super::flatten::{ZeroDevice, flatten, may_be_whiteout};
 use super::layer::{Entry, Folder, Formats, any_branch, folder, lay};
 use super::look::{Inode, Tree, fingerprint, short};
-use super::mounted::{Mounted, options};
+use super::mounted::{Mounted, command, options};
 use super::name::{LONG, Where, any_entry};
 use super::op::{Op, Step, any_steps};
 use super::play::Side;
@@ -145,6 +145,7 @@ impl Game {
         match step.op {
             Op::Compare => return self.compare().map(drop),
             Op::Remount => return self.remount().map(drop),
+            Op::Snapshot => return self.snapshot(),
             // It would be a whiteout.
             Op::Mknod { kind: FileType::CharacterDevice, device: (0, 0), .. }
                 if self.zero == ZeroDevice::Whiteout =>
@@ -192,6 +193,19 @@ impl Game {
         self.compare().map_err(|e| format!("after a remount: {e}"))
     }
 
+    fn snapshot(&mut self) -> Result<(), String> {
+        command(&["snapshot"], &self.union.root, &[])?;
+        self.compare().map(drop).map_err(|e| format!("after a snapshot: {e}"))
+    }
+
+    /// What was the upper, topmost first.
+    fn snapshots(&self) -> Vec<PathBuf> {
+        let layer = |number: usize| self.dir.path().join(format!("upper.snapshots/{number}/layer"));
+        let mut found: Vec<_> = (1..).map(layer).take_while(|layer| layer.exists()).collect();
+        found.reverse();
+        found
+    }
+
     fn end(mut self) -> Result<(), String> {
         let shown = self.remount()?;
         self.mounted.take().expect("mounted").end();
@@ -211,6 +225,8 @@ impl Game {
     /// same tree.
     fn upper_is_a_layer(&self, shown: &Tree) -> Result<(), String> {
         let upper = self.dir.path().join("upper");
+        let snapshots = self.snapshots();
+        let below: Vec<PathBuf> = snapshots.iter().chain(&self.lowers).cloned().collect();
         for path in fingerprint(&upper).into_keys().filter(|path| !self.upper_before.contains(path)) {
             let inner = path.strip_prefix(&upper).expect("beneath");
             let name = inner.file_name().unwrap_or_default().to_string_lossy();
@@ -233,7 +249,7 @@ impl Game {
             let in_opaque = || dir.ancestors().any(|dir| upper.join(dir).join(".wh..wh..opq").exists());
             // A whiteout that was in the upper already may have been moved with its directory.
             let is_ours = self.upper_before.len() == 1;
-            if is_ours && hidden != ".wh..opq" && !self.lowers.iter().any(is_there) && !in_opaque() {
+            if is_ours && hidden != ".wh..opq" && !below.iter().any(is_there) && !in_opaque() {
                 return Err(format!("a whiteout that hides nothing: {}", short(inner)));
             }
         }
@@ -244,6 +260,7 @@ impl Game {
         let unpacked = self.dir.path().join("unpacked");
         fs::create_dir(&unpacked).expect("a directory");
         let mut stack = vec![(&*upper, self.zero)];
+        stack.extend(snapshots.iter().map(|layer| (&**layer, self.zero)));
         stack.extend(self.lowers.iter().map(|lower| (&**lower, ZeroDevice::Whiteout)));
         flatten(&stack, &unpacked);
         // What was done through the mount has its time in the upper, and so in the layer.
