@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use crate::common::{ALICE, Playground, needs_root, sh_as, sh_refused, stat, text, traced};
+use crate::common::{ALICE, Mapping, Playground, needs_root, sh_as, sh_refused, stat, text, traced};
 
 /// A lower with what can be changed about it, mounted on m.
 fn stage() -> Playground {
@@ -340,5 +340,49 @@ fn many_snapshots_while_programs_work() {
     play.remount();
     assert_eq!(play.tree(), tree);
     play.sh("plyfs rewind m 1; plyfs rewind m 40; echo x >> m/p1/log; tail -n 1 m/p1/log");
+    play.unmount();
+}
+
+#[test]
+fn a_mapping_goes_on_over_a_snapshot_and_leaves_the_snapshot_as_it_was() {
+    let play = stage();
+    let first = "a".repeat(4096);
+    play.sh(&format!("printf %s {first} > m/mapped"));
+    let file = File::options().read(true).write(true).open(play.path("m/mapped")).unwrap();
+    let mut mapping = Mapping::of(&file, 4096, Mapping::SHARED);
+    mapping.store(0, b"before");
+    mapping.sync();
+    play.sh("plyfs snapshot m");
+    mapping.store(0, b"after!");
+    mapping.sync();
+    let begins = |path: &str, with: &str| assert!(text(play.path(path)).starts_with(with), "{path}");
+    begins("m/mapped", "after!a");
+    begins("up.snapshots/1/layer/mapped", "beforea");
+    play.sh("plyfs snapshot m; printf written | dd of=m/mapped conv=notrunc status=none");
+    assert_eq!(&mapping.bytes()[..8], b"writtena");
+    drop((mapping, file));
+    begins("up.snapshots/2/layer/mapped", "after!a");
+    play.unmount();
+}
+
+#[test]
+fn who_lists_a_directory_meanwhile_finds_every_entry_once() {
+    let play = stage();
+    play.sh("mkdir m/many; cd m/many; for i in $(seq 600); do : > entry-with-quite-a-long-name-$i; done");
+    let mut listed: Vec<String> = Vec::new();
+    for (at, entry) in fs::read_dir(play.path("m/many")).unwrap().enumerate() {
+        listed.push(entry.unwrap().file_name().into_string().unwrap());
+        if at == 100 {
+            play.sh("plyfs snapshot m; : > m/many/new");
+        }
+        if at == 300 {
+            play.sh("mkdir other; : > other/f; plyfs branch add m other");
+        }
+    }
+    listed.retain(|name| name != "new");
+    listed.sort();
+    listed.dedup();
+    assert_eq!(listed.len(), 600);
+    play.sh("plyfs branch del m other");
     play.unmount();
 }
