@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -88,8 +88,20 @@ fn upper_is_a_layer(union: &Union, upper: &Snapshot, seen: &Snapshot) {
         let dir = path.parent().unwrap();
         let place = dir.join(hidden);
         let hides = union.lowers_before.iter().any(|lower| lower.field(&place, "mode").is_some());
-        assert!(hides || is_opaque(upper, dir), "hides nothing: {shown}");
+        let hides_past = || snapshots(union).any(|layer| layer.join(&place).symlink_metadata().is_ok());
+        assert!(hides || is_opaque(upper, dir) || hides_past(), "hides nothing: {shown}");
     }
+}
+
+/// What the upper was once.
+fn snapshots(union: &Union) -> impl Iterator<Item = PathBuf> {
+    let store = union.writable.as_ref().map(|(upper, _)| {
+        let mut name = upper.file_name().unwrap().to_owned();
+        name.push(".snapshots");
+        upper.with_file_name(name)
+    });
+    let entries = store.into_iter().flat_map(|store| fs::read_dir(store).into_iter().flatten());
+    entries.map(|entry| entry.unwrap().path().join("layer"))
 }
 
 /// In an opaque directory a whiteout from before it became opaque may stand.
