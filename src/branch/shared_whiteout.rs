@@ -25,6 +25,9 @@ pub(super) struct SharedWhiteouts {
     without_links: Mutex<HashSet<Owner>>,
 }
 
+/// What the names of the shared files begin with.
+const TEMPLATE: &str = "whiteout-";
+
 /// User and group.
 type Owner = (u32, u32);
 
@@ -33,6 +36,16 @@ impl SharedWhiteouts {
     pub(super) fn prepare(&self, stage: &UpperDir, fresh: &OsStr) -> Result<()> {
         let ours = (geteuid().as_raw(), getegid().as_raw());
         make_template(stage, fresh, ours)
+    }
+
+    /// Markers that are made from now on share nothing with those so far.
+    pub(super) fn begin_anew(&self, stage: &UpperDir, fresh: &OsStr) -> Result<()> {
+        for entry in stage.list()? {
+            if entry.name.as_encoded_bytes().starts_with(TEMPLATE.as_bytes()) {
+                stage.remove_marker(&entry.name)?;
+            }
+        }
+        self.prepare(stage, fresh)
     }
 
     /// Makes an empty file in a directory of the upper. It is no error if there is an entry of that name already.
@@ -74,7 +87,7 @@ impl SharedWhiteouts {
 }
 
 fn template_name((uid, gid): Owner) -> OsString {
-    format!("whiteout-{uid}-{gid}").into()
+    format!("{TEMPLATE}{uid}-{gid}").into()
 }
 
 fn make_template(stage: &UpperDir, fresh: &OsStr, owner: Owner) -> Result<()> {

@@ -174,6 +174,14 @@ impl WorkDir {
         self.dir(LINKS, |homes| &mut homes.links)
     }
 
+    /// The upper is another one: its markers share nothing with those of the one before.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn begin_markers_anew(&self) -> Result<()> {
+        self.whiteouts.begin_anew(&self.stage()?, &self.fresh_name())
+    }
+
     /// The directory of links is another one.
     pub fn have_links(&self, links: UpperDir) {
         let homes = &mut *self.home.lock();

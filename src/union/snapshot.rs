@@ -181,7 +181,11 @@ impl Union {
     }
 
     fn follow_with_notes(&self, notes: Notes) -> Result<()> {
-        let Writable { root, index, .. } = self.writable()?;
+        let Writable { root, index, work } = self.writable()?;
+        // What a snapshot holds is not to get names in the new upper.
+        if let Err(e) = work.begin_markers_anew() {
+            log::debug!("markers share their inode with a snapshot's: {e}");
+        }
         match notes {
             Notes::Frozen(frozen) => {
                 index.freeze(frozen);

@@ -137,6 +137,8 @@ fn a_stack_that_changes_all_the_time_shows_what_a_remount_shows() {
         .lower(|b| b.file("a/d/a", "deep").file("d/a", "deep").file("c/hidden", "").dir("b/b"))
         .lower(|b| b.file("b", "a file").file("a/b/d/c", "a directory").dir("c"))
         .lower(|b| b.file("d/b/a", "dba").file("a/a", "other").symlink("d/d", "."))
+        // A directory that is known keeps the number that its topmost lower gave it then.
+        .numbers_change()
         .mount();
     let lowers: Vec<String> = (0..4).map(|at| union.lower_path(at).to_str().unwrap().to_owned()).collect();
     let mountpoint = union.root().to_str().unwrap();
