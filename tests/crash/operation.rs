@@ -171,7 +171,7 @@ impl Operation {
                 find(union, from, known)?;
                 let (old_dir, old) = parent(union, from, known)?;
                 let (new_dir, new) = parent(union, to, known)?;
-                if let Some(there) = union.lookup(new_dir, new.as_ref())? {
+                if let Some(there) = union.lookup(new_dir, new.as_ref())?.found {
                     known.push(there.attr.id);
                 }
                 union.rename((old_dir, old.as_ref()), (new_dir, new.as_ref()), mode)
@@ -237,7 +237,7 @@ fn parent<'a>(union: &Union, path: &'a str, known: &mut Vec<NodeId>) -> Result<(
 fn find(union: &Union, path: &str, known: &mut Vec<NodeId>) -> Result<NodeId> {
     let mut at = NodeId::ROOT;
     for name in path.split('/').filter(|name| !name.is_empty()) {
-        let looked = union.lookup(at, OsStr::new(name))?.ok_or(Error::Refused(Refusal::NotFound))?;
+        let looked = union.lookup(at, OsStr::new(name))?.found.ok_or(Error::Refused(Refusal::NotFound))?;
         known.push(looked.attr.id);
         at = looked.attr.id;
     }

@@ -86,7 +86,9 @@ impl View {
         for (name, (id, kind)) in listed {
             let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
             let looked = union.lookup(attr.id, OsStr::new(&name)).map_err(|e| format!("`{below}`: {e}"))?;
-            let Some(looked) = looked else { return Err(format!("`{below}` is listed, and not there")) };
+            let Some(looked) = looked.found else {
+                return Err(format!("`{below}` is listed, and not there"));
+            };
             let looked_up = (looked.attr.id, looked.attr.stat.kind());
             if kind != looked_up.1 {
                 return Err(format!("`{below}` is listed as a {kind:?}, and is a {:?}", looked_up.1));
@@ -165,7 +167,7 @@ impl Entry {
     fn of(union: &Union, attr: &Attr) -> Result<Self, Error> {
         // As a later getattr would answer: it must say the same as the lookup.
         let again = union.getattr(attr.id)?;
-        let Attr { id, stat, links } = again;
+        let Attr { id, stat, links, .. } = again;
         let kind = stat.kind();
         if (kind, stat.st_ino, stat.st_size, links)
             != (attr.stat.kind(), attr.stat.st_ino, attr.stat.st_size, attr.links)
