@@ -3,8 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use rustix::fs::FileType;
-
 use super::overrides::Overrides;
 use super::quota::Quota;
 use super::stat::Stat;
@@ -25,31 +23,39 @@ pub struct Policy {
 /// An inode: its filesystem's device number, and its own.
 pub type InodeId = (u64, u64);
 
-/// Directories of a union that lie inside a lower of it. They do not show there: the union would show itself, and for
-/// its own mount the daemon would wait for itself.
+/// What of a lower does not show. Directories of the union that lie inside it: the union would show itself, and for its
+/// own mount the daemon would wait for itself. And what the user hides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
-    /// The upper and the workdir, by what they are.
-    pub dirs: Vec<InodeId>,
-    /// The mountpoint, by its name in its directory: whoever looks at it gets to see the mount.
-    pub mountpoint: Option<(InodeId, OsString)>,
+    /// By what it is: the upper and the workdir.
+    pub inodes: Vec<InodeId>,
+    /// By its name in its directory: the mountpoint, since whoever looks at it gets to see the mount, and what the user
+    /// hides, whatever has the name by now.
+    pub names: Vec<(InodeId, OsString)>,
+    /// Directories that show empty.
+    pub emptied: Vec<InodeId>,
 }
 
 impl Hidden {
     /// Whether an entry with these attributes is hidden.
     pub(super) fn hides(&self, stat: &Stat) -> bool {
-        stat.kind() == FileType::Directory && self.dirs.contains(&(stat.st_dev, stat.st_ino))
+        self.inodes.contains(&(stat.st_dev, stat.st_ino))
     }
 
-    /// The name that is hidden in a directory with these attributes.
-    pub(super) fn name_in(&self, dir: &Stat) -> Option<&OsStr> {
-        let (parent, name) = self.mountpoint.as_ref()?;
-        (*parent == (dir.st_dev, dir.st_ino)).then_some(name)
+    /// Whether a directory with these attributes shows empty.
+    pub(super) fn empties(&self, stat: &Stat) -> bool {
+        self.emptied.contains(&(stat.st_dev, stat.st_ino))
+    }
+
+    /// The names that are hidden in a directory with these attributes.
+    pub(super) fn names_in(&self, dir: &Stat) -> Vec<&OsStr> {
+        let here = |(parent, _): &&(InodeId, OsString)| *parent == (dir.st_dev, dir.st_ino);
+        self.names.iter().filter(here).map(|(_, name)| name.as_os_str()).collect()
     }
 
     /// Whether nothing is hidden.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.dirs.is_empty() && self.mountpoint.is_none()
+        self.inodes.is_empty() && self.names.is_empty() && self.emptied.is_empty()
     }
 }

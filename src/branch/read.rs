@@ -255,25 +255,28 @@ impl Dir {
     /// another filesystem is mounted.
     fn bounded(self) -> io::Result<Self> {
         let Some(policy) = &self.origin.policy else { return Ok(self) };
-        if !policy.hidden.dirs.is_empty()
-            && policy.hidden.hides(&Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH)?)
-        {
-            return Err(Errno::NOENT);
+        let hidden = &policy.hidden;
+        let mut is_end = false;
+        if !hidden.inodes.is_empty() || !hidden.emptied.is_empty() {
+            let stat = Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH)?;
+            if hidden.hides(&stat) {
+                return Err(Errno::NOENT);
+            }
+            is_end = hidden.empties(&stat);
         }
-        let is_end = match policy.only_mount {
-            Some(mount) => mount_of(&self.fd)? != mount,
-            None => false,
-        };
+        if let Some(mount) = policy.only_mount {
+            is_end |= mount_of(&self.fd)? != mount;
+        }
         Ok(Self { is_end, ..self })
     }
 
-    /// The name of an entry that is hidden.
-    fn hidden_name(&self) -> Result<Option<&OsStr>> {
+    /// The names of entries that are hidden.
+    fn hidden_names(&self) -> Result<Vec<&OsStr>> {
         match &self.origin.policy {
-            Some(policy) if policy.hidden.mountpoint.is_some() => {
-                Ok(policy.hidden.name_in(&self.stat_on_disk()?))
+            Some(policy) if !policy.hidden.names.is_empty() => {
+                Ok(policy.hidden.names_in(&self.stat_on_disk()?))
             }
-            _ => Ok(None),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -299,7 +302,7 @@ impl Dir {
     /// # Errors
     /// Those of statx(2) but for ENOENT, and of reading its record.
     pub fn stat(&self, name: &OsStr) -> Result<Option<Stat>> {
-        if self.is_end || self.hidden_name()?.is_some_and(|hidden| hidden == name) {
+        if self.is_end || self.hidden_names()?.contains(&name) {
             return Ok(None);
         }
         match Stat::of(&self.fd, name, AtFlags::empty()) {
@@ -313,14 +316,15 @@ impl Dir {
         }
     }
 
-    /// The numbers of entries that are hidden here: of directories on this filesystem.
+    /// The numbers of inodes on this filesystem that are hidden.
     fn hidden_inodes(&self) -> Result<Vec<u64>> {
-        let Some(policy) = self.origin.policy.as_ref().filter(|policy| !policy.hidden.dirs.is_empty()) else {
+        let Some(policy) = self.origin.policy.as_ref().filter(|policy| !policy.hidden.inodes.is_empty())
+        else {
             return Ok(Vec::new());
         };
         let device = self.stat_on_disk()?.st_dev;
-        let dirs = policy.hidden.dirs.iter();
-        Ok(dirs.filter(|(filesystem, _)| *filesystem == device).map(|(_, ino)| *ino).collect())
+        let inodes = policy.hidden.inodes.iter();
+        Ok(inodes.filter(|(filesystem, _)| *filesystem == device).map(|(_, ino)| *ino).collect())
     }
 
     fn hides(&self, stat: &Stat) -> bool {
@@ -449,7 +453,7 @@ impl Dir {
         let Some(reading) = &self.reading else {
             return self.open_to_list()?.each(show);
         };
-        let hidden_name = self.hidden_name()?;
+        let hidden_names = self.hidden_names()?;
         let hidden = self.hidden_inodes()?;
         let _reading = reading.lock();
         if fs::tell(&self.fd).map_err(self.origin.failed("lseek"))? != 0 {
@@ -465,7 +469,7 @@ impl Dir {
             while let Some(entry) = raw.next() {
                 let entry = entry.map_err(self.origin.failed("getdents"))?;
                 let name = entry.file_name().to_bytes();
-                let is_hidden = hidden_name.is_some_and(|hidden| hidden.as_bytes() == name)
+                let is_hidden = hidden_names.iter().any(|hidden| hidden.as_bytes() == name)
                     || hidden.contains(&entry.ino());
                 if name != b"." && name != b".." && !is_hidden {
                     let kind = match entry.file_type() {

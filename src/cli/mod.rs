@@ -97,6 +97,12 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
                          now included; df(1) shows it. N may end in k, m or g
   xdev                   a lower ends where another filesystem is mounted in it, as with overlayfs:
                          the directory shows empty. Without it, what is mounted there shows
+  hide=PATH              what the lowers hold there does not show, nor what comes to be there later
+  empty=DIR              that directory of a lower shows empty
+  plain_lowers           with xattr_permissions=2: records count in the upper only
+  bases                  note what everything that is changed was before, for `plyfs apply`
+  userns_ids=N           the mount is in a user namespace that has the ids below N and the mounter's
+                         own: others are shown so that he may do with their files what he may do
   upper_from_overlayfs   the upper was written by overlayfs: a 0:0 device in it is a whiteout
   stable_inodes          branches on FUSE keep their inode numbers over a remount: then hard links of
                          their files stay together when one is written
@@ -292,6 +298,10 @@ pub struct MountArgs {
     /// Hold a shared lock on this file for as long as the mount lives: for `plyfs image mount`
     #[arg(long, hide = true, value_name = "FILE")]
     pub hold: Option<PathBuf>,
+
+    /// The session that is handed over has `default_permissions`, though its mount cannot be seen: for `plyfs run`
+    #[arg(long, hide = true)]
+    pub session_checks: bool,
 
     /// What it shares with everybody else's line.
     #[command(flatten)]

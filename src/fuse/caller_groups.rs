@@ -1,4 +1,4 @@
-//! Which groups is the caller in?
+//! Which groups is the caller in, and is it in the daemon's user namespace?
 //!
 //! A request carries one: that which the caller's new files get (its fsgid). The others are in
 //! `/proc/PID/status` of the thread that asks, which waits for the answer meanwhile. They cannot be known if it runs in another PID
@@ -32,19 +32,40 @@ impl Asker {
         self.gid == gid || self.supplementary_groups().contains(&gid)
     }
 
+    /// Whether the caller is in the daemon's user namespace, or in one that the daemon cannot see into: around its own.
+    pub(super) fn is_at_home(&self) -> bool {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user"));
+        // A process inside would have a number here.
+        if self.pid == 0 {
+            return true;
+        }
+        match (namespace("self"), namespace(&self.pid.to_string())) {
+            (Ok(ours), Ok(theirs)) => ours == theirs,
+            // No /proc, or a kernel without user namespaces.
+            (Err(_), _) => true,
+            // Root's are not for everybody to see. In a namespace inside this one nobody is root here.
+            (Ok(_), Err(_)) => self.status().is_some_and(|status| effective_uid(&status) == Some(0)),
+        }
+    }
+
+    fn status(&self) -> Option<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
+        status.inspect_err(|e| log::debug!("process {}: {e}", self.pid)).ok()
+    }
+
     fn supplementary_groups(&self) -> Vec<u32> {
         // The kernel says 0 of a process that it has no number for here.
         if self.pid == 0 {
             return Vec::new();
         }
-        match fs::read_to_string(format!("/proc/{}/status", self.pid)) {
-            Ok(status) => groups_in(&status),
-            Err(e) => {
-                log::debug!("the groups of process {} are not known: {e}", self.pid);
-                Vec::new()
-            }
-        }
+        self.status().map(|status| groups_in(&status)).unwrap_or_default()
     }
+}
+
+/// As the daemon's own user namespace has it.
+fn effective_uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn groups_in(status: &str) -> Vec<u32> {
@@ -62,6 +83,12 @@ mod tests {
         assert_eq!(groups_in(status), [4, 24, 54_321]);
         assert_eq!(groups_in("Groups:\t\n"), Vec::<u32>::new());
         assert_eq!(groups_in(""), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn the_effective_user_is_the_second_of_four() {
+        assert_eq!(effective_uid("Name:\tx\nUid:\t1000\t0\t1000\t1000\n"), Some(0));
+        assert_eq!(effective_uid("Uid:\t7\n"), None);
     }
 
     #[test]

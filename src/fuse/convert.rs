@@ -94,6 +94,7 @@ pub(super) fn key_list(keys: &[OsString]) -> Vec<u8> {
 pub(super) fn file_attr(attr: &Attr, view: &View) -> FileAttr {
     let stat = &attr.stat;
     let is_static = view.static_nlink && stat.kind() == FileType::Directory;
+    let (uid, gid) = view.owner(stat.st_uid, stat.st_gid, stat.st_mode);
     FileAttr {
         ino: INodeNo(attr.id.0),
         size: stat.st_size as u64,
@@ -105,8 +106,8 @@ pub(super) fn file_attr(attr: &Attr, view: &View) -> FileAttr {
         kind: file_type(stat.kind()),
         perm: (stat.st_mode & 0o7777) as u16,
         nlink: if is_static { 1 } else { attr.links },
-        uid: view.ids.uid.shown(stat.st_uid),
-        gid: view.ids.gid.shown(stat.st_gid),
+        uid,
+        gid,
         rdev: device(stat),
         blksize: stat.st_blksize as u32,
         flags: 0,

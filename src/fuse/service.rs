@@ -228,7 +228,9 @@ impl Service {
         !self.view.ids.is_identity() && acl::is_acl(key)
     }
 
+    /// In the daemon's user namespace: whoever runs in a namespace of his own, under the same number, is somebody who was
+    /// locked in.
     fn is_mounter(&self, asker: Asker) -> bool {
-        asker.uid == 0 || asker.uid == self.mounter
+        (asker.uid == 0 || asker.uid == self.mounter) && asker.is_at_home()
     }
 }

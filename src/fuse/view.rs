@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::rules::ids::IdMaps;
+use crate::rules::ids::{Guest, IdMaps};
 
 /// How long the kernel may remember what it was told, unless the options say otherwise.
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -37,6 +37,8 @@ impl Timeouts {
 pub struct View {
     /// Which ids are shown.
     pub ids: IdMaps,
+    /// Whom the mount serves, if it is in a user namespace that has not all ids.
+    pub guest: Option<Guest>,
     /// For how long an answer holds.
     pub timeouts: Timeouts,
     /// Whether the kernel is told of changes that others make in lowers.
@@ -45,4 +47,15 @@ pub struct View {
     pub static_nlink: bool,
     /// What does not change of what the daemon says of itself, as [`crate::control::STATUS`] has it.
     pub status: Vec<u8>,
+}
+
+impl View {
+    /// Owner and group to show of an inode with these ids on disk, and this mode.
+    pub(super) fn owner(&self, uid: u32, gid: u32, mode: u32) -> (u32, u32) {
+        let (uid, gid) = (self.ids.uid.shown(uid), self.ids.gid.shown(gid));
+        match &self.guest {
+            Some(guest) => guest.shown(uid, gid, mode),
+            None => (uid, gid),
+        }
+    }
 }

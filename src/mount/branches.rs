@@ -54,13 +54,13 @@ pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> R
     let mut hidden = Hidden::default();
     for dir in all() {
         if is_hidden(dir, &known)? {
-            hidden.dirs.push(dir.place.identity.inode_id());
+            hidden.inodes.push(dir.place.identity.inode_id());
         }
     }
-    hidden.mountpoint = match mountpoint {
-        Some(mountpoint) => hidden_mountpoint(mountpoint, &known)?,
-        None => None,
-    };
+    if let Some(mountpoint) = mountpoint {
+        hidden.names.extend(hidden_mountpoint(mountpoint, &known)?);
+    }
+    hide(options, &mut hidden)?;
 
     let forbidden = upper
         .iter()
@@ -69,7 +69,7 @@ pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> R
     let forbidden =
         if exposure::matters() { forbidden | unsafe_for_root(upper.as_ref(), &lowers)? } else { forbidden };
     let is_upper_hidden =
-        upper.as_ref().is_some_and(|upper| hidden.dirs.contains(&upper.place.identity.inode_id()));
+        upper.as_ref().is_some_and(|upper| hidden.inodes.contains(&upper.place.identity.inode_id()));
     let lowers: Vec<_> = lowers.into_iter().map(Opened::into_root).collect();
     let read_only = |upper: Option<(Opened, Option<BranchRoot>)>, lowers: Vec<BranchRoot>, hidden| {
         let mut lowers = lowers;
@@ -94,7 +94,7 @@ pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> R
                         let work = Opened::from_fd(Role::Work, path, fd)?;
                         // It is beside the upper.
                         if is_upper_hidden {
-                            hidden.dirs.push(work.place.identity.inode_id());
+                            hidden.inodes.push(work.place.identity.inode_id());
                         }
                         Some(work.into_root())
                     }
@@ -118,7 +118,7 @@ pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> R
                         let work = Opened::from_fd(Role::Work, path, fd)?;
                         distinct([&work].into_iter().chain([&upper]))?;
                         if is_upper_hidden {
-                            hidden.dirs.push(work.place.identity.inode_id());
+                            hidden.inodes.push(work.place.identity.inode_id());
                         }
                         work
                     }
@@ -143,6 +143,31 @@ pub(super) fn open(options: &MountOptions, mountpoint: Option<&Mountpoint>) -> R
             Ok(Stack { roots, access: Access::ReadWrite, forbidden, lock })
         }
     }
+}
+
+/// What the user hides of the lowers, whether it is there by now or not.
+fn hide(options: &MountOptions, hidden: &mut Hidden) -> Result<(), MountError> {
+    for path in &options.hide {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let failed = |errno| MountError::CannotHide { path: path.clone(), errno };
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(failed(Errno::INVAL));
+        };
+        let around = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let around = around.map_err(failed)?;
+        hidden.names.push((Place::of(&around).map_err(failed)?.identity.inode_id(), name.to_owned()));
+        match rustix::fs::openat(&around, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(inode) => hidden.inodes.push(Place::of(&inode).map_err(failed)?.identity.inode_id()),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    for path in &options.empty {
+        let dir = open_dir(path, Role::Lower)?;
+        let failed = |errno| MountError::CannotHide { path: path.clone(), errno };
+        hidden.emptied.push(Place::of(&dir).map_err(failed)?.identity.inode_id());
+    }
+    Ok(())
 }
 
 /// What the upper lies on of its own past. A lower that is one of these is not a lower besides.
@@ -186,14 +211,21 @@ pub(super) struct Around {
     dirs: Vec<Identity>,
     /// Its name in the innermost.
     name: OsString,
+    /// What the user hides.
+    hidden: Hidden,
 }
 
 impl Around {
-    /// Of a mountpoint.
-    pub(super) fn of(mountpoint: &Mountpoint) -> Result<Self, MountError> {
-        let dirs = place::ancestors(&mountpoint.dir)
-            .map_err(|errno| MountError::MountpointUnreadable { path: mountpoint.path.clone(), errno })?;
-        Ok(Self { dirs, name: mountpoint.path.file_name().unwrap_or_default().to_owned() })
+    /// Of a mountpoint, if there is one.
+    pub(super) fn of(mountpoint: Option<&Mountpoint>, options: &MountOptions) -> Result<Self, MountError> {
+        let mut around = Self::default();
+        hide(options, &mut around.hidden)?;
+        if let Some(mountpoint) = mountpoint {
+            around.dirs = place::ancestors(&mountpoint.dir)
+                .map_err(|errno| MountError::MountpointUnreadable { path: mountpoint.path.clone(), errno })?;
+            around.name = mountpoint.path.file_name().unwrap_or_default().to_owned();
+        }
+        Ok(around)
     }
 }
 
@@ -219,7 +251,7 @@ pub(super) fn open_added(
     let added = Opened::new(Role::Lower, path)?;
     let failed = |errno| MountError::Directory { dir: added.dir(), call: "open ..", errno };
     let above = place::ancestors(&added.fd).map_err(failed)?;
-    let mut hidden = Hidden::default();
+    let mut hidden = around.hidden.clone();
     for (role, other, path) in union.roots() {
         if role == RootRole::Lower && !kept.contains(&other.branch()) {
             continue;
@@ -242,13 +274,13 @@ pub(super) fn open_added(
             if role == Role::Lower {
                 return Err(MountError::Nested { inner: dir(), outer: added.dir() });
             }
-            hidden.dirs.push(identity.inode_id());
+            hidden.inodes.push(identity.inode_id());
         }
     }
     if around.dirs.contains(&added.place.identity)
         && let Some(parent) = around.dirs.first()
     {
-        hidden.mountpoint = Some((parent.inode_id(), around.name.clone()));
+        hidden.names.push((parent.inode_id(), around.name.clone()));
     }
     let mut forbidden = added.forbidden()?;
     if exposure::matters() {

@@ -180,6 +180,15 @@ pub enum MountError {
         dir: Dir,
     },
 
+    /// What is to be hidden is nowhere.
+    #[error("cannot hide {}: {errno}: name something in a directory that is there, and that you may search", shown(.path))]
+    CannotHide {
+        /// What is to be hidden.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+
     /// A live mount has the directory locked.
     #[error("{dir} is in use by another mount{}: unmount that first, or take another directory", by(*.pid))]
     InUse {
@@ -350,6 +359,7 @@ impl MountError {
             | Self::Unfound { .. }
             | Self::MountpointUnreadable { .. }
             | Self::MountpointInside { .. }
+            | Self::CannotHide { .. }
             | Self::Union(
                 Error::NoWhiteouts(_)
                 | Error::UnfitUpper(_)

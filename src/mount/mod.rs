@@ -52,6 +52,7 @@ use crate::control;
 use crate::exit::Exit;
 use crate::fuse::{Adapter, Kernel, Timeouts, View};
 use crate::options::{MountOptions, Warning};
+use crate::rules::ids::Guest;
 use crate::shown::shown;
 use crate::union::{LiveUnion, Union, UnionOptions};
 use branches::Around;
@@ -111,7 +112,7 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     // New entries get their caller's umask; what we make for ourselves has the mode that we say.
     rustix::process::umask(rustix::fs::Mode::empty());
 
-    let target = Target::open(&options.mountpoint, &mut inherited)?;
+    let target = Target::open(&options.mountpoint, options.session_checks, &mut inherited)?;
     let stack = branches::open(options, target.mountpoint())?;
     inherited.close();
     let _held = options.hold.as_deref().map(lock::hold).transpose()?;
@@ -143,6 +144,8 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
             (xattr, believed)
         }),
         one_filesystem: options.one_filesystem,
+        plain_lowers: options.plain_lowers,
+        bases: options.bases,
         revalidates: timeouts.revalidate(),
         watches: options.watch.map(watch::most),
         limits: Limits { bytes: options.size, inodes: options.inodes },
@@ -159,7 +162,7 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     };
 
     let name = target::name(&target);
-    let around = target.mountpoint().map(Around::of).transpose()?.unwrap_or_default();
+    let around = Around::of(target.mountpoint(), options)?;
     let (device, mounted) = match target {
         Target::Session(device) => (device, None),
         // The mountpoint, held open, would keep the filesystem around it in use after a lazy unmount.
@@ -173,8 +176,15 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     };
     // From here on every way out drops `mounted`, which detaches the mount.
     let status = status(options, work.as_deref());
+    let guest = options.userns_ids.map(|ids| Guest {
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        groups: rustix::process::getgroups().unwrap_or_default().iter().map(|gid| gid.as_raw()).collect(),
+        ids,
+    });
     let view = View {
         ids,
+        guest,
         timeouts,
         tells_changes: options.watch.is_some(),
         static_nlink: options.static_nlink,

@@ -26,7 +26,11 @@ pub(super) enum Target {
 
 impl Target {
     /// What `given` means.
-    pub(super) fn open(given: &Path, inherited: &mut Inherited) -> Result<Self, MountError> {
+    pub(super) fn open(
+        given: &Path,
+        session_checks: bool,
+        inherited: &mut Inherited,
+    ) -> Result<Self, MountError> {
         let not_fuse = || MountError::NotFuse(given.to_owned());
         let Some(number) = session_number(given) else {
             return Ok(Self::Directory(Mountpoint::open(given)?));
@@ -37,7 +41,9 @@ impl Target {
         }
         let device = inherited.take(number).filter(is_fuse).ok_or_else(not_fuse)?;
         let session = Self::Session(device);
-        session.check_permissions()?;
+        if !session_checks {
+            session.check_permissions()?;
+        }
         Ok(session)
     }
 

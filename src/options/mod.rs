@@ -65,6 +65,16 @@ pub struct MountOptions {
     pub overrides: Option<OverrideXattr>,
     /// A lower ends where another filesystem is mounted in it.
     pub one_filesystem: bool,
+    /// What of the lowers does not show.
+    pub hide: Vec<PathBuf>,
+    /// Directories of the lowers that show empty.
+    pub empty: Vec<PathBuf>,
+    /// Records say whose the upper's files are, and none of the lowers'.
+    pub plain_lowers: bool,
+    /// What the upper changes is noted as it was before.
+    pub bases: bool,
+    /// How many ids, from 0, the user namespace of the mount has, besides the mounter's own.
+    pub userns_ids: Option<u32>,
     /// How much data the upper may hold, in bytes of disk.
     pub size: Option<u64>,
     /// How many inodes the upper may hold.
@@ -83,6 +93,8 @@ pub struct MountOptions {
     pub follows_callers: bool,
     /// A file to hold a shared lock on for as long as the mount lives.
     pub hold: Option<PathBuf>,
+    /// Whoever hands a session over has mounted it with `default_permissions`.
+    pub session_checks: bool,
     /// Stay in the foreground.
     pub foreground: bool,
 }
@@ -321,6 +333,11 @@ struct Reader {
     stable_inodes: bool,
     overrides: Option<OverrideXattr>,
     one_filesystem: bool,
+    hide: Vec<PathBuf>,
+    empty: Vec<PathBuf>,
+    plain_lowers: bool,
+    bases: bool,
+    userns_ids: Option<u32>,
     size: Option<u64>,
     inodes: Option<u64>,
     static_nlink: bool,
@@ -349,6 +366,11 @@ impl Reader {
             stable_inodes: false,
             overrides: None,
             one_filesystem: false,
+            hide: Vec::new(),
+            empty: Vec::new(),
+            plain_lowers: false,
+            bases: false,
+            userns_ids: None,
             size: None,
             inodes: None,
             static_nlink: false,
@@ -411,6 +433,18 @@ impl Reader {
                     1 => Some(OverrideXattr::Privileged),
                     _ => Some(OverrideXattr::User),
                 };
+                Ok(())
+            }
+            b"hide" => {
+                self.hide.push(path(needed("hide", value, "PATH")?));
+                Ok(())
+            }
+            b"empty" => {
+                self.empty.push(path(needed("empty", value, "DIR")?));
+                Ok(())
+            }
+            b"userns_ids" => {
+                self.userns_ids = Some(number("userns_ids", value, 0, u32::MAX)?);
                 Ok(())
             }
             b"size" => {
@@ -492,6 +526,8 @@ impl Reader {
             b"upper_from_overlayfs" => bare("upper_from_overlayfs").map(|()| self.overlay_upper = true),
             b"stable_inodes" => bare("stable_inodes").map(|()| self.stable_inodes = true),
             b"xdev" => bare("xdev").map(|()| self.one_filesystem = true),
+            b"plain_lowers" => bare("plain_lowers").map(|()| self.plain_lowers = true),
+            b"bases" => bare("bases").map(|()| self.bases = true),
             b"static_nlink" => bare("static_nlink").map(|()| self.static_nlink = true),
             b"squash_to_root" => bare("squash_to_root").map(|()| {
                 self.ids.squash_uid = Some(0);
@@ -552,6 +588,11 @@ impl Reader {
             stable_inodes: self.stable_inodes,
             overrides: self.overrides,
             one_filesystem: self.one_filesystem,
+            hide: self.hide,
+            empty: self.empty,
+            plain_lowers: self.plain_lowers,
+            bases: self.bases,
+            userns_ids: self.userns_ids,
             size: self.size,
             inodes: self.inodes,
             static_nlink: self.static_nlink,
@@ -561,6 +602,7 @@ impl Reader {
             threads: self.threads.unwrap_or(threads),
             follows_callers: self.follows_callers,
             hold: args.hold.clone(),
+            session_checks: args.session_checks,
             foreground: args.line.foreground || args.line.debug,
         };
         Ok((options, self.warnings))

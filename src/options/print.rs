@@ -1,7 +1,7 @@
 //! How would a person write the options of a mount?
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Access, DEFAULT_THREADS, IdMapping, MountOptions, Sharing, Watch, names_of};
@@ -23,6 +23,8 @@ impl MountOptions {
         flag(self.overlay_upper, "upper_from_overlayfs");
         flag(self.stable_inodes, "stable_inodes");
         flag(self.one_filesystem, "xdev");
+        flag(self.plain_lowers, "plain_lowers");
+        flag(self.bases, "bases");
         flag(self.static_nlink, "static_nlink");
         flag(!self.follows_callers, "affinity=none");
         words.extend(names_of(self.flags).map(str::to_owned));
@@ -30,6 +32,10 @@ impl MountOptions {
         let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name}={value}"));
         words.extend(number("size", self.size));
         words.extend(number("inodes", self.inodes));
+        words.extend(number("userns_ids", self.userns_ids.map(u64::from)));
+        let path = |name: &str, path: &PathBuf| format!("{name}={}", String::from_utf8_lossy(&escaped(path)));
+        words.extend(self.hide.iter().map(|hidden| path("hide", hidden)));
+        words.extend(self.empty.iter().map(|emptied| path("empty", emptied)));
         let timeout = |name: &str, value: Option<Duration>| {
             value.map(|value| format!("{name}={}", value.as_secs_f64()))
         };
@@ -107,6 +113,7 @@ mod tests {
             "watch",
             "watch=0",
             "watch=5000,affinity=none",
+            "hide=/home/a\\,b,hide=/c\\:d,empty=/e,bases,plain_lowers,userns_ids=65536",
             "udba=notify",
             "udba=reval",
             "attr_timeout=0.5,uidmapping=0:1000:1:1:100000:65536,gidmapping=0:5:1,squash_to_uid=7",

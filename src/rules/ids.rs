@@ -214,6 +214,47 @@ impl fmt::Display for IdMapError {
 
 impl std::error::Error for IdMapError {}
 
+/// Whom a mount in a user namespace serves, where the kernel checks with the ids that the namespace has.
+///
+/// A file whose owner or group it does not have cannot be written there, whatever its mode says; and of a caller's groups
+/// it has one. So the files of other groups of his are shown as his own group's, and what he may write though it belongs
+/// to somebody whom the namespace does not have (/tmp) is shown as his own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// The user.
+    pub uid: u32,
+    /// His group.
+    pub gid: u32,
+    /// All groups that he is in.
+    pub groups: Vec<u32>,
+    /// The namespace has the ids below this one, and his own.
+    pub ids: u32,
+}
+
+impl Guest {
+    /// Owner and group to show of an inode with these ids and this mode, as stat(2) has it.
+    #[must_use]
+    pub fn shown(&self, uid: u32, gid: u32, mode: u32) -> (u32, u32) {
+        const TYPE: u32 = 0o170_000;
+        const SYMLINK: u32 = 0o120_000;
+        let is_member = self.gid == gid || self.groups.contains(&gid);
+        let gid = if is_member { self.gid } else { gid };
+        let has = |id: u32, own: u32| id < self.ids || id == own;
+        if has(uid, self.uid) && has(gid, self.gid) {
+            return (uid, gid);
+        }
+        let writes = mode & 0o002 != 0 || is_member && mode & 0o020 != 0;
+        if uid == self.uid {
+            // What is his he may write, whatever the group is.
+            (uid, self.gid)
+        } else if writes && mode & TYPE != SYMLINK {
+            (if has(uid, self.uid) { uid } else { self.uid }, self.gid)
+        } else {
+            (uid, gid)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +286,32 @@ mod tests {
         let map = IdMap::parse("0:0:4294967295").expect("every id but the last");
         assert_eq!(map.disk(u32::MAX - 1), Some(u32::MAX - 1));
         assert_eq!(map.disk(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_guest_may_do_what_he_may() {
+        let guest = |ids| Guest { uid: 1000, gid: 1000, groups: vec![4, 1000], ids };
+        let (dir, file, symlink) = (0o040_000, 0o100_000, 0o120_000);
+        for (ids, (uid, gid, mode), shown) in [
+            // A namespace with the usual ids shows what is.
+            (65_536, (0, 0, dir | 0o1777), (0, 0)),
+            (65_536, (0, 0, file | 0o644), (0, 0)),
+            (65_536, (1000, 0, file | 0o644), (1000, 0)),
+            (65_536, (0, 4, file | 0o640), (0, 1000)),
+            (65_536, (100_000, 0, file | 0o644), (100_000, 0)),
+            (65_536, (100_000, 0, file | 0o666), (1000, 1000)),
+            // One that has his own only: nobody's, but for what he may write.
+            (0, (1000, 1000, file | 0o600), (1000, 1000)),
+            (0, (1000, 0, file | 0o644), (1000, 1000)),
+            (0, (0, 0, dir | 0o1777), (1000, 1000)),
+            (0, (0, 0, dir | 0o755), (0, 0)),
+            (0, (0, 0, symlink | 0o777), (0, 0)),
+            (0, (0, 4, file | 0o640), (0, 1000)),
+            (0, (0, 4, file | 0o660), (1000, 1000)),
+            (0, (0, 5, file | 0o660), (0, 5)),
+        ] {
+            assert_eq!(guest(ids).shown(uid, gid, mode), shown, "{ids}: {uid}:{gid} {mode:o}");
+        }
     }
 
     #[test]

@@ -101,6 +101,10 @@ pub struct UnionOptions {
     pub stable_inodes: bool,
     /// Records say whose the branches' files are: in which attribute, and whose are believed.
     pub overrides: Option<(OverrideXattr, Believed)>,
+    /// Records say nothing of the lowers' files.
+    pub plain_lowers: bool,
+    /// What the upper changes is noted as it was before.
+    pub bases: bool,
     /// How much the upper may hold.
     pub limits: Limits,
     /// A lower ends where another filesystem is mounted in it.
@@ -477,10 +481,11 @@ impl Union {
 }
 
 fn lower_policy(lower: &Dir, hidden: &Hidden, options: &UnionOptions) -> Result<Option<Arc<Policy>>> {
-    if options.overrides.is_none() && hidden.is_nothing() && !options.one_filesystem {
+    let overrides = options.overrides.filter(|_| !options.plain_lowers);
+    if overrides.is_none() && hidden.is_nothing() && !options.one_filesystem {
         return Ok(None);
     }
-    let overrides = options.overrides.map(|(xattr, believed)| Overrides::new(xattr, believed, lower));
+    let overrides = overrides.map(|(xattr, believed)| Overrides::new(xattr, believed, lower));
     let only_mount = options.one_filesystem.then(|| lower.mount()).transpose()?;
     Ok(Some(Arc::new(Policy {
         overrides: overrides.transpose()?.map(Arc::new),
