@@ -187,7 +187,9 @@ pub fn parse_status(status: &[u8]) -> BTreeMap<String, OsString> {
         .collect()
 }
 
-fn escaped(text: &[u8]) -> Vec<u8> {
+/// Text for a line: a newline is written `\012` and a backslash `\134`, as in /proc/mounts.
+#[must_use]
+pub fn escaped(text: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(text.len());
     for &byte in text {
         match byte {
@@ -213,7 +215,9 @@ fn parse_branch(line: &[u8]) -> Option<(PathBuf, Access)> {
     Some((unescaped(path).into(), access))
 }
 
-fn unescaped(escaped: &[u8]) -> OsString {
+/// What [`escaped`] was made of.
+#[must_use]
+pub fn unescaped(escaped: &[u8]) -> OsString {
     let mut plain = Vec::with_capacity(escaped.len());
     let mut rest = escaped;
     while let Some((&byte, tail)) = rest.split_first() {

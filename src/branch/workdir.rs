@@ -67,6 +67,8 @@ const UNLINKED: &str = "unlinked";
 const LINKS: &str = "links";
 /// Where in it notes are made ready that are to take the place of those of now.
 pub const NEXT_NOTES: &str = "next";
+/// Where in it the notes are of what was changed, as it was before.
+const BASES: &str = "bases";
 /// Where in it the records are of what can have no attribute.
 pub const OWNERS: &str = "owners";
 const PRIVATE: Mode = Mode::RWXU;
@@ -172,6 +174,16 @@ impl WorkDir {
     /// Those of making and opening it.
     pub fn links(&self) -> Result<UpperDir> {
         self.dir(LINKS, |homes| &mut homes.links)
+    }
+
+    /// The directory for the notes of what was changed, as it was before. Users see nothing of it.
+    ///
+    /// # Errors
+    /// Those of making and opening it.
+    pub fn bases(&self) -> Result<UpperDir> {
+        let root = self.root()?;
+        make_private(&root, OsStr::new(BASES))?;
+        Ok(open_private(&root, OsStr::new(BASES))?.under(None))
     }
 
     /// The upper is another one: its markers share nothing with those of the one before.

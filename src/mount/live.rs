@@ -163,6 +163,7 @@ impl Live {
         match swap() {
             Ok((changed, _)) => {
                 finish(next);
+                self.union.get().note_change_of_stack("snapshot", &name);
                 // Nothing has changed for users. Where files with several names are not known again, each copy gets the
                 // name that was looked up last.
                 if !self.union.get().remembers_links() {
@@ -214,6 +215,7 @@ impl Live {
         match swap() {
             Ok((changed, gone)) => {
                 finish(next);
+                self.union.get().note_change_of_stack("rewind", name);
                 let (outdated, noted) = {
                     let union = self.union.get();
                     let mut outdated = union.outdated(&changed);

@@ -43,6 +43,7 @@ pub(super) type Change<'a> = &'a dyn Fn(&UpperInode) -> Result<()>;
 pub(super) struct Copy {
     pub(super) staged: Staged,
     pub(super) original: Stat,
+    source: Inode,
     /// By which the original's other names are known, if it has any and they are to follow.
     key: Option<LastingId>,
     /// The data, open for writing, if it is a regular file.
@@ -140,6 +141,7 @@ impl Union {
         if !Arc::ptr_eq(&now, &parent) {
             return Err(Error::Bug("a directory that is not in the upper has moved"));
         }
+        self.note_base(&parent, &name, original.branch(), &stat, None);
         parent_dir.keeping_times(|| staged.commit(&parent_dir, name.as_os_str()))?;
         self.count_copy_up(0);
         self.dirs.put_upper(dir, inside.moved_to(&parent_dir));
@@ -214,7 +216,8 @@ impl Union {
                     |dir: &Dir, name: &Name| dir.stat(name.as_os_str())?.ok_or(Error::Stale(node.id.0));
                 self.leaf(node, look, |stat| Ok(*stat))?;
             }
-            let Copy { staged, original, key, file } = copy;
+            self.note_base(&parent, &name, copy.source.branch(), &copy.original, Some(&copy.source));
+            let Copy { staged, original, key, file, .. } = copy;
             let stat = staged.inode().stat()?;
             // Before it can be found: whatever comes next, it shows the number of its original.
             let real = self.note_number(staged.inode(), &stat, node.id);
@@ -235,7 +238,7 @@ impl Union {
     }
 
     fn publish_unnamed(&self, node: &Arc<Node>, copy: Copy) -> Result<()> {
-        let Copy { staged, original, key, file } = copy;
+        let Copy { staged, original, key, file, .. } = copy;
         let stat = staged.inode().stat()?;
         let real = self.note_number(staged.inode(), &stat, node.id);
         let tied = self.tie(key.as_ref(), staged.inode(), &original);
@@ -382,7 +385,7 @@ impl Union {
         };
         self.copy_metadata(&staged, original, &stat)?;
         let key = self.link_key(original, &stat)?;
-        Ok(Copy { staged, original: stat, key, file })
+        Ok(Copy { staged, original: stat, source: original.clone(), key, file })
     }
 
     /// Copies a file's data; says of which attributes it is the data. What others change meanwhile is copied anew.

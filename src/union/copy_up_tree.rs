@@ -250,6 +250,7 @@ impl Union {
             }
         };
         let (original, stat) = self.inode_and_stat(&node)?;
+        self.note_base(&parent, &name, original.branch(), &stat, None);
         let inode = inside.upper_inode();
         inode
             .copy_metadata(&original, &stat, self.ownership(), |key| !crate::layer::is_private_xattr(key))?;
@@ -273,6 +274,7 @@ impl Union {
         let Writable { work, index, .. } = self.writable()?;
         let original = self.lower_inode(dir, name)?;
         let stat = original.stat()?;
+        self.note_base(dir, name, original.branch(), &stat, None);
         if stat.is_hard_linked() {
             let NodeState { body, real, .. } = node.state().clone();
             if self.copy_up_linked(node)? {

@@ -95,6 +95,7 @@ impl Union {
             Step::Whiteout(side) => {
                 let entry = locked.side(side)?;
                 let marker = entry.entry.name.whiteout().ok_or(Refusal::WhiteoutTooLong)?;
+                self.note_seen(entry, false);
                 self.writable()?.work.make_marker(entry.upper()?, marker.as_os_str())
             }
             Step::ClearWhiteout(side) => {
@@ -122,6 +123,7 @@ impl Union {
             }
             Step::Rename => {
                 let (from, to) = (locked.side(Side::Source)?, &locked.target);
+                self.note_seen(to, true);
                 let (old, new) = (from.entry.name.as_os_str(), to.entry.name.as_os_str());
                 from.upper()?.rename(old, to.upper()?, new)
             }

@@ -199,6 +199,7 @@ impl Union {
         let copy = self.writable()?.index.upper_copy(link)?;
         let id = || super::lookup::lasting_id(&parts, branch, &entry.name, &stat);
         let key = self.key_of(branch, &stat, id)?;
+        self.note_base(&entry.dir, &entry.name, branch, &stat, None);
         upper.keeping_times(|| upper.link(&copy, entry.name.as_os_str()))?;
         self.has_new_name(&entry.dir);
         self.cover(key.as_ref(), &stat);

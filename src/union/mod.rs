@@ -18,6 +18,7 @@
 //! without a lock is compared with what was meant.
 
 mod attr;
+mod bases;
 mod copy_up;
 mod copy_up_tree;
 mod cost;
@@ -77,6 +78,7 @@ use crate::error::{Error, Result};
 use crate::rules::BranchId;
 use crate::rules::name::Name;
 use crate::rules::override_stat::OverrideXattr;
+use bases::Bases;
 use index::Index;
 use inode_table::InodeTable;
 use listings::ListingCache;
@@ -202,6 +204,8 @@ struct Upper {
     index: Index,
     /// None if the mount may change nothing.
     work: Option<Arc<WorkDir>>,
+    /// What was changed, as it was before.
+    bases: Option<Bases>,
 }
 
 impl Upper {
@@ -228,7 +232,8 @@ impl Upper {
         if options.volatile {
             index.mark_volatile()?;
         }
-        Ok(Self { index, work: Some(work) })
+        let bases = options.bases.then(|| Bases::open(&work)).transpose()?;
+        Ok(Self { index, work: Some(work), bases })
     }
 
     fn policy(
@@ -272,7 +277,7 @@ impl Upper {
         let outer = outer.map(|outer| outer.under(policy.clone()));
         let index = Index::read_only(outer.as_ref(), root, notes)?;
         *root = root.clone().under(policy);
-        Ok(Self { index, work: None })
+        Ok(Self { index, work: None, bases: None })
     }
 }
 
@@ -356,6 +361,7 @@ impl Union {
             union.watch_roots()?;
         }
         union.drop_unreachable(&lowers);
+        union.note_root_base();
         Ok(union)
     }
 
@@ -470,7 +476,7 @@ impl Union {
 
     fn writable(&self) -> Result<Writable<'_>> {
         match (&self.stack.upper, &self.upper) {
-            (Some(root), Some(Upper { index, work: Some(work) })) => Ok(Writable { root, work, index }),
+            (Some(root), Some(Upper { index, work: Some(work), .. })) => Ok(Writable { root, work, index }),
             _ => Err(Error::ReadOnly),
         }
     }
