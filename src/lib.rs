@@ -22,6 +22,8 @@
 //! Small rooms that many may enter: [`exit`] (exit codes), [`units`] (sizes), [`control`] (how tools talk to a
 //! live mount), [`shown`] (how a name is shown to people).
 
+#[cfg(feature = "run")]
+pub mod apply;
 #[cfg(feature = "bench")]
 pub mod bench;
 pub mod branch;
@@ -40,6 +42,8 @@ pub mod mount;
 pub mod oci;
 pub mod options;
 pub mod rules;
+#[cfg(feature = "run")]
+pub mod run;
 #[cfg(any(feature = "look", feature = "oci"))]
 pub mod say;
 pub mod sched;

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use clap::Parser;
 #[cfg(feature = "bench")]
 use plyfs::bench::{self, BenchError};
+#[cfg(feature = "run")]
+use plyfs::cli::LookCommand;
 use plyfs::cli::{BranchCommand, Cli, Command, MountArgs};
 use plyfs::control::{self, Position};
 use plyfs::exit::Exit;
@@ -20,6 +22,8 @@ use plyfs::mount::{self, MountError};
 #[cfg(feature = "oci")]
 use plyfs::oci;
 use plyfs::options::{self, Wish};
+#[cfg(feature = "run")]
+use plyfs::run as runs;
 use plyfs::shown::shown_lines;
 
 /// Why a command did not do what it was asked to.
@@ -36,6 +40,9 @@ enum Failure {
     #[cfg(feature = "oci")]
     #[error(transparent)]
     Oci(#[from] oci::Error),
+    #[cfg(feature = "run")]
+    #[error(transparent)]
+    Run(#[from] runs::Error),
 }
 
 impl Failure {
@@ -48,6 +55,8 @@ impl Failure {
             Self::Look(error) => error.exit().into(),
             #[cfg(feature = "oci")]
             Self::Oci(error) => error.exit().into(),
+            #[cfg(feature = "run")]
+            Self::Run(error) => error.exit().into(),
         }
     }
 }
@@ -65,7 +74,11 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("plyfs: {error}");
-            error.exit()
+            match (&command, &error) {
+                #[cfg(feature = "run")]
+                (Command::Run(command), Failure::Run(error)) => runs::exit_code(command, error),
+                _ => error.exit(),
+            }
         }
     }
 }
@@ -108,17 +121,28 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         },
         Command::Snapshot(args) => {
             // Its name.
-            let name = mount::change(&args.mountpoint, &[Wish::Snapshot(args.name.clone())])?;
+            let name = change(&args.mountpoint, &[Wish::Snapshot(args.name.clone())])?;
             print(format!("{name}\n").as_bytes())?;
         }
-        Command::Rewind(args) => change_stack(&args.mountpoint, &[Wish::Rewind(args.name.clone())])?,
+        Command::Rewind(args) => drop(change(&args.mountpoint, &[Wish::Rewind(args.name.clone())])?),
         Command::Branches(args) => print(&mount::branches(&args.mountpoint)?)?,
         Command::Stats(args) => print(&mount::messages(&args.mountpoint)?)?,
         Command::Sync(args) => mount::sync(&args.mountpoint)?,
         #[cfg(feature = "look")]
         Command::Look(command) => {
             log_to_stderr("warn");
+            #[cfg(feature = "run")]
+            if let LookCommand::Diff(args) = command
+                && let Some(code) = runs::diff(args)?
+            {
+                return Ok(code);
+            }
             return Ok(look::run(command)?);
+        }
+        #[cfg(feature = "run")]
+        Command::Run(command) => {
+            log_to_stderr("warn");
+            return Ok(runs::run(command)?);
         }
         #[cfg(feature = "manual")]
         Command::Completions(args) => {
@@ -144,6 +168,15 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(Exit::Success.into())
+}
+
+/// Changes a live mount, or a run.
+fn change(word: &Path, wishes: &[Wish]) -> Result<String, Failure> {
+    #[cfg(feature = "run")]
+    if let Some(note) = runs::change(word, wishes)? {
+        return Ok(note);
+    }
+    Ok(mount::change(word, wishes)?)
 }
 
 fn change_stack(mountpoint: &Path, wishes: &[Wish]) -> Result<(), MountError> {

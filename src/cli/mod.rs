@@ -2,6 +2,8 @@
 //!
 //! Only definitions: what the `-o` options mean is [`options`](crate::options)' business.
 
+#[cfg(feature = "run")]
+mod apply;
 mod branch;
 #[cfg(feature = "oci")]
 mod image;
@@ -9,6 +11,8 @@ mod image;
 mod layer;
 #[cfg(feature = "look")]
 mod look;
+#[cfg(feature = "run")]
+mod run;
 mod snapshot;
 
 use std::ffi::OsString;
@@ -19,6 +23,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::EXIT_CODES;
 #[cfg(feature = "bench")]
 use crate::units::parse_size;
+#[cfg(feature = "run")]
+pub use apply::*;
 pub use branch::*;
 #[cfg(feature = "oci")]
 pub use image::*;
@@ -26,6 +32,8 @@ pub use image::*;
 pub use layer::*;
 #[cfg(feature = "look")]
 pub use look::*;
+#[cfg(feature = "run")]
+pub use run::*;
 pub use snapshot::*;
 
 const ABOUT: &str = "\
@@ -207,6 +215,11 @@ pub enum Command {
     #[command(flatten)]
     Look(LookCommand),
 
+    /// Commands about runs.
+    #[cfg(feature = "run")]
+    #[command(flatten)]
+    Run(RunCommand),
+
     /// Measure what copy-up costs on this machine
     ///
     /// Mounts unions in a temporary folder, writes 4 KiB into the middle of lower files of growing size (open,
@@ -298,6 +311,10 @@ pub struct MountArgs {
     /// Hold a shared lock on this file for as long as the mount lives: for `plyfs image mount`
     #[arg(long, hide = true, value_name = "FILE")]
     pub hold: Option<PathBuf>,
+
+    /// Make a socket in this place, and change the stack for whoever asks there: for `plyfs run`
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub control: Option<PathBuf>,
 
     /// The session that is handed over has `default_permissions`, though its mount cannot be seen: for `plyfs run`
     #[arg(long, hide = true)]
@@ -424,6 +441,8 @@ mod tests {
                 Command::Sync(_) => vec!["(sync)".into()],
                 #[cfg(feature = "look")]
                 Command::Look(_) => vec!["(look)".into()],
+                #[cfg(feature = "run")]
+                Command::Run(_) => vec!["(run)".into()],
                 #[cfg(feature = "manual")]
                 Command::Completions(_) | Command::Man(_) => vec!["(manual)".into()],
                 #[cfg(feature = "bench")]
@@ -445,6 +464,10 @@ mod tests {
         assert_eq!(command("plyfs bench"), ["(bench)"]);
         #[cfg(feature = "look")]
         assert_eq!(command("plyfs diff m"), ["(look)"]);
+        #[cfg(feature = "run")]
+        for line in ["plyfs run -- ls -l", "plyfs run", "plyfs runs", "plyfs discard x"] {
+            assert_eq!(command(line), ["(run)"], "{line}");
+        }
         #[cfg(feature = "manual")]
         assert_eq!(command("plyfs completions fish"), ["(manual)"]);
         #[cfg(feature = "oci")]

@@ -14,14 +14,34 @@ use crate::cli::DiffCommandArgs;
 use crate::control::Access;
 use crate::exit::Exit;
 use crate::mount;
+use crate::rules::override_stat::OverrideXattr;
 use crate::shown::shown;
 
 pub(super) fn run(args: &DiffCommandArgs) -> Result<ExitCode> {
     let (upper, lowers) = branches(args)?;
-    let changes = compare(&upper, &lowers, args.patch)?;
+    tell(args, &upper, &lowers)
+}
+
+/// The same of layers over lowers.
+pub(super) fn of_layers(
+    args: &DiffCommandArgs,
+    layers: &[PathBuf],
+    lowers: &[PathBuf],
+    records: bool,
+) -> Result<ExitCode> {
+    let manner = Manner { overrides: records.then_some(OverrideXattr::User), ..Manner::default() };
+    let own: Vec<_> = layers.iter().map(|layer| (layer.clone(), Access::Writable)).collect();
+    let lowers: Vec<_> = lowers.iter().map(|lower| (lower.clone(), Access::ReadOnly)).collect();
+    let mut own = layers::open(&own, manner)?;
+    let lowers = layers::open(&lowers, Manner::default())?;
+    tell(args, &own.remove(0), &lowers)
+}
+
+fn tell(args: &DiffCommandArgs, upper: &Branch, lowers: &[Branch]) -> Result<ExitCode> {
+    let changes = compare(upper, lowers, args.patch)?;
     let is_empty = changes.is_empty();
     if args.patch {
-        write_patch(&upper, &lowers, &changes)?;
+        write_patch(upper, lowers, &changes)?;
     } else if args.stat {
         let stat = Stat::of(&changes);
         say(args.json, &stat, || stat.text())?;

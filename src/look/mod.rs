@@ -16,7 +16,7 @@ mod which;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::cli::LookCommand;
+use crate::cli::{DiffCommandArgs, LookCommand};
 use crate::exit::Exit;
 use crate::mount::MountError;
 use crate::shown::shown;
@@ -73,6 +73,19 @@ pub fn run(command: &LookCommand) -> Result<ExitCode> {
         LookCommand::Diff(args) => diff::run(args),
         LookCommand::Doctor(args) => doctor::run(args),
     }
+}
+
+/// Lists what layers, the topmost first, change of what lowers show, as [`run`] does for an upper.
+///
+/// # Errors
+/// See [`enum@Error`].
+pub fn diff_layers(
+    args: &DiffCommandArgs,
+    layers: &[PathBuf],
+    lowers: &[PathBuf],
+    records: bool,
+) -> Result<ExitCode> {
+    diff::of_layers(args, layers, lowers, records)
 }
 
 /// Prints a result, for people or for programs.

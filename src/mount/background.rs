@@ -6,10 +6,11 @@
 //!
 //! The parent relays the child's stderr, so every error arrives as if there were one process.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::io::Errno;
 
@@ -32,10 +33,28 @@ pub(super) fn am_child() -> bool {
 
 /// In the parent: starts the child, and returns its exit code, 0 as soon as it is ready.
 pub(super) fn launch() -> Result<u8, MountError> {
-    let failed = |what| move |error| MountError::Process { what, error };
     let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "plyfs".into());
+    start(&name, arguments).map(|started| started.map_or_else(|code| code, |_| 0))
+}
+
+/// Starts a daemon by a command line of `plyfs mount`, and waits until it serves. None if it does not: it has said why.
+/// A descriptor that is to be handed over must not be closed upon exec.
+///
+/// # Errors
+/// It cannot be started, or is killed.
+pub fn start_daemon(arguments: impl Iterator<Item = OsString>) -> Result<Option<Child>, MountError> {
+    Ok(start(OsStr::new("plyfs"), arguments)?.ok())
+}
+
+/// The child once it is ready, or its exit code.
+fn start(
+    name: &OsStr,
+    arguments: impl Iterator<Item = OsString>,
+) -> Result<Result<Child, u8>, MountError> {
+    let failed = |what| move |error| MountError::Process { what, error };
     let mut child = Command::new("/proc/self/exe")
-        .arg0(arguments.next().unwrap_or_else(|| "plyfs".into()))
+        .arg0(name)
         .args(arguments)
         .env(PARENT, std::process::id().to_string())
         .stdin(Stdio::null())
@@ -59,11 +78,11 @@ pub(super) fn launch() -> Result<u8, MountError> {
         log::debug!("stderr: {error}");
     }
     if said == READY {
-        return Ok(0);
+        return Ok(Ok(child));
     }
     let status = child.wait().map_err(failed("cannot wait for the daemon"))?;
     match (status.code(), status.signal()) {
-        (Some(code), _) => Ok(u8::try_from(code).unwrap_or(1).max(1)),
+        (Some(code), _) => Ok(Err(u8::try_from(code).unwrap_or(1).max(1))),
         (None, signal) => Err(MountError::DaemonKilled(signal.unwrap_or_default())),
     }
 }

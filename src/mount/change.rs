@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::error::{Dir, MountError, Role};
 use super::inspect::root;
+use super::listener;
 use super::place::Place;
 use super::question::{self, Silence};
 use crate::control::{self, Change};
@@ -32,14 +33,34 @@ pub fn change(given: &Path, wishes: &[Wish]) -> Result<String, MountError> {
         Silence::Error(errno) => MountError::ChangeFailed { path: path.clone(), errno },
         Silence::Nobody(error) => MountError::Process { what: "cannot ask the daemon", error },
     })?;
+    understood(&answer).unwrap_or(Err(MountError::CannotChange(path)))
+}
+
+/// The same for a daemon that listens at a socket.
+///
+/// # Errors
+/// As [`change`].
+pub fn change_by_socket(socket: &Path, wishes: &[Wish]) -> Result<String, MountError> {
+    let changes = wishes.iter().map(meant).collect::<Result<Vec<_>, _>>()?;
+    let lines = control::change_lines(&changes);
+    if lines.len() >= control::CHANGE_ROOM {
+        return Err(MountError::TooManyChanges);
+    }
+    let failed = |error| MountError::Process { what: "cannot ask the daemon", error };
+    let answer = listener::ask(socket, &lines, PATIENCE).map_err(failed)?;
+    understood(&answer).unwrap_or_else(|| Err(failed(std::io::ErrorKind::UnexpectedEof.into())))
+}
+
+/// What a daemon has answered; None if it is no answer.
+fn understood(answer: &[u8]) -> Option<Result<String, MountError>> {
     let text = |text: &[u8]| {
         let length = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
         String::from_utf8_lossy(&text[..length]).into_owned()
     };
-    match answer.split_first() {
-        Some((&control::DONE, note)) => Ok(text(note)),
-        Some((&control::REFUSED, reason)) => Err(MountError::StackStays(text(reason))),
-        _ => Err(MountError::CannotChange(path)),
+    match answer.split_first()? {
+        (&control::DONE, note) => Some(Ok(text(note))),
+        (&control::REFUSED, reason) => Some(Err(MountError::StackStays(text(reason)))),
+        _ => None,
     }
 }
 

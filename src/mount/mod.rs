@@ -14,6 +14,7 @@ mod helper;
 mod inherited;
 mod inspect;
 mod leaving;
+mod listener;
 mod live;
 mod lock;
 mod memory;
@@ -40,8 +41,10 @@ use std::sync::Arc;
 use log::{debug, info, warn};
 use rustix::process::{Resource, Rlimit};
 
-pub use change::change;
+pub use background::start_daemon;
+pub use change::{change, change_by_socket};
 pub use error::{Dir, MountError, Role};
+pub use mountinfo::FS_TYPE;
 pub use inspect::{Inside, branches, find, messages, snapshots, status as ask_status, sync};
 pub use question::answer_if_sent;
 pub use snapshots::{Found, Snapshot, SnapshotError, snapshots_below};
@@ -195,6 +198,10 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
     let live = Arc::new(Live::new(Arc::clone(&union), Kernel::new(kernel), around, flags));
     if options.watch.is_some() {
         watch::start(&live).map_err(|error| MountError::Process { what: "cannot start a thread", error })?;
+    }
+    if let Some(path) = &options.control {
+        listener::listen(path, Arc::clone(&live))
+            .map_err(|error| MountError::Process { what: "--control", error })?;
     }
     let tidying = Arc::clone(&live);
     let adapter = Adapter::new(Arc::clone(&union), view, live, options.threads, options.follows_callers);

@@ -7,7 +7,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// The types of our mounts in the mount table. Some tools look for the second, and call us by that name.
-const FS_TYPES: [&str; 2] = ["fuse.plyfs", "fuse.fuse-overlayfs"];
+const FS_TYPES: [&str; 2] = [FS_TYPE, "fuse.fuse-overlayfs"];
+/// The type of a plyfs.
+pub const FS_TYPE: &str = "fuse.plyfs";
 
 /// The type of a mount that this process makes: by the name that it was called by.
 pub(super) fn fs_type() -> &'static str {

@@ -93,6 +93,8 @@ pub struct MountOptions {
     pub follows_callers: bool,
     /// A file to hold a shared lock on for as long as the mount lives.
     pub hold: Option<PathBuf>,
+    /// A socket to listen on for changes of the stack.
+    pub control: Option<PathBuf>,
     /// Whoever hands a session over has mounted it with `default_permissions`.
     pub session_checks: bool,
     /// Stay in the foreground.
@@ -602,6 +604,7 @@ impl Reader {
             threads: self.threads.unwrap_or(threads),
             follows_callers: self.follows_callers,
             hold: args.hold.clone(),
+            control: args.control.clone(),
             session_checks: args.session_checks,
             foreground: args.line.foreground || args.line.debug,
         };

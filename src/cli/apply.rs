@@ -1,0 +1,3 @@
+//! stub
+#[derive(Debug, clap::Args)]
+pub struct ApplyArgs { pub name: String }
