@@ -31,7 +31,7 @@ pub use copy::Copier;
 pub use door::Call;
 pub use handle::LastingId;
 pub use overrides::{Believed, Overrides};
-pub use policy::{Hidden, InodeId, Policy};
+pub use policy::{Hidden, InodeId, Policy, Reader};
 pub use quota::{Limits, Quota};
 pub use read::{Atime, Dir, DirEntry, Inode, Inodes, ReadFile};
 pub use stat::Stat;

@@ -18,6 +18,39 @@ pub struct Policy {
     pub hidden: Hidden,
     /// It ends where another filesystem is mounted: the mount that it is on.
     pub only_mount: Option<u64>,
+    /// What this user may not read of it shows empty.
+    pub reader: Option<Reader>,
+}
+
+/// Who reads a branch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// The user.
+    pub uid: u32,
+    /// All groups that he is in.
+    pub groups: Vec<u32>,
+}
+
+impl Reader {
+    /// This process.
+    #[must_use]
+    pub fn this() -> Self {
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        let groups = groups.into_iter().chain([rustix::process::getegid()]).map(|gid| gid.as_raw()).collect();
+        Self { uid: rustix::process::geteuid().as_raw(), groups }
+    }
+
+    /// Whether the permission bits give him these rights (4 to read, 1 to search). An ACL may give more.
+    #[must_use]
+    pub fn may(&self, stat: &Stat, rights: u32) -> bool {
+        let shift = match () {
+            () if self.uid == 0 => return true,
+            () if self.uid == stat.st_uid => 6,
+            () if self.groups.contains(&stat.st_gid) => 3,
+            () => 0,
+        };
+        stat.st_mode >> shift & rights == rights
+    }
 }
 
 /// An inode: its filesystem's device number, and its own.

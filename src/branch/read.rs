@@ -75,6 +75,17 @@ impl Origin {
         self.policy.as_ref()?.quota.as_deref()
     }
 
+    /// The attributes that are shown of an inode with these.
+    fn shown(&self, stat: Stat) -> Stat {
+        let reader = self.policy.as_ref().and_then(|policy| policy.reader.as_ref());
+        match reader {
+            Some(who) if stat.kind() == FileType::RegularFile && !who.may(&stat, 4) => {
+                Stat { st_size: 0, st_blocks: 0, ..stat }
+            }
+            _ => stat,
+        }
+    }
+
     fn failed(&self, call: &'static str) -> impl Fn(Errno) -> Error + use<> {
         let branch = self.branch;
         move |errno| Error::Sys { call, errno, place: Place::branch(branch) }
@@ -257,12 +268,12 @@ impl Dir {
         let Some(policy) = &self.origin.policy else { return Ok(self) };
         let hidden = &policy.hidden;
         let mut is_end = false;
-        if !hidden.inodes.is_empty() || !hidden.emptied.is_empty() {
+        if !hidden.inodes.is_empty() || !hidden.emptied.is_empty() || policy.reader.is_some() {
             let stat = Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH)?;
             if hidden.hides(&stat) {
                 return Err(Errno::NOENT);
             }
-            is_end = hidden.empties(&stat);
+            is_end = hidden.empties(&stat) || policy.reader.as_ref().is_some_and(|who| !who.may(&stat, 5));
         }
         if let Some(mount) = policy.only_mount {
             is_end |= mount_of(&self.fd)? != mount;
@@ -293,7 +304,8 @@ impl Dir {
     }
 
     pub(super) fn stat_on_disk(&self) -> Result<Stat> {
-        Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH).map_err(self.origin.failed("statx"))
+        let stat = Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH);
+        stat.map(|stat| self.origin.shown(stat)).map_err(self.origin.failed("statx"))
     }
 
     /// The attributes of an entry, None if there is none. A name that is too long for the branch's filesystem
@@ -308,7 +320,7 @@ impl Dir {
         match Stat::of(&self.fd, name, AtFlags::empty()) {
             Ok(stat) if self.hides(&stat) => Ok(None),
             Ok(stat) => match self.origin.overrides() {
-                None => Ok(Some(stat)),
+                None => Ok(Some(self.origin.shown(stat))),
                 Some(overrides) => overrides.shown_at(self, name, stat).map(Some),
             },
             Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
@@ -545,7 +557,8 @@ impl Inode {
     }
 
     pub(super) fn stat_on_disk(&self) -> Result<Stat> {
-        Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH).map_err(self.origin.failed("statx"))
+        let stat = Stat::of(&self.fd, c"", AtFlags::EMPTY_PATH);
+        stat.map(|stat| self.origin.shown(stat)).map_err(self.origin.failed("statx"))
     }
 
     /// Opens a regular file for reading.

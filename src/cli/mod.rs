@@ -107,6 +107,7 @@ Options for -o, comma-separated; `\\,` `\\:` and `\\\\` stand for the character 
                          the directory shows empty. Without it, what is mounted there shows
   hide=PATH              what the lowers hold there does not show, nor what comes to be there later
   empty=DIR              that directory of a lower shows empty
+  unreadable=empty       what the mounter may not read of a lower shows empty instead of an error
   plain_lowers           with xattr_permissions=2: records count in the upper only
   bases                  note what everything that is changed was before, for `plyfs apply`
   userns_ids=N           the mount is in a user namespace that has the ids below N and the mounter's

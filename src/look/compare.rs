@@ -1,6 +1,6 @@
-//! What does an upper change of what the lowers show?
+//! What do an upper, and the layers that belong to it, change of what the lowers show?
 //!
-//! Only what the upper holds is looked at, and of the lowers what it covers: it takes time by the changes.
+//! Only what these hold is looked at, and of the lowers what it covers: it takes time by the changes.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -8,10 +8,10 @@ use std::ffi::{OsStr, OsString};
 use rustix::fs::FileType;
 
 use super::changes::{Change, Kind};
-use super::layers::{Branch, Part, Shows, dir_at, shows};
+use super::layers::{Branch, Part, Shows, dir_at, roots, shows};
 use super::{Error, Result};
 use crate::branch::{Dir, Inode, Stat};
-use crate::layer::{Ask, DirMarkers, Formats, ask, is_private_xattr, list};
+use crate::layer::{is_private_xattr, list};
 use crate::rules::merge::Listed;
 use crate::rules::name::{Name, Spelling};
 
@@ -22,25 +22,18 @@ const BUFFER: usize = 64 * 1024;
 /// A directory that is to be looked at.
 struct Pending {
     way: Vec<OsString>,
-    /// In the upper.
-    formats: Formats,
-    /// What lowers show there.
-    lowers: Vec<Part>,
+    /// What shows it.
+    shown: Vec<Part>,
+    /// What of the lowers would show it, if there were nothing above.
+    below: Vec<Part>,
 }
 
-/// Lists what the upper changes, sorted by path. What is deleted with its directory is listed only if `all` asks for it.
-pub(super) fn compare(upper: &Branch, lowers: &[Branch], all: bool) -> Result<Vec<Change>> {
-    let mut roots = Vec::new();
-    if !upper.is_opaque {
-        for (at, lower) in lowers.iter().enumerate() {
-            roots.push((at, lower.formats));
-            if lower.is_opaque {
-                break;
-            }
-        }
-    }
-    let mut compare = Compare { upper, lowers, all, changes: Vec::new() };
-    let mut left = vec![Pending { way: Vec::new(), formats: upper.formats, lowers: roots }];
+/// Lists what the first `own` branches change, sorted by path. What is deleted with its directory is listed only if `all` asks
+/// for it.
+pub(super) fn compare(branches: &[Branch], own: usize, all: bool) -> Result<Vec<Change>> {
+    let mut compare = Compare { branches, own, all, changes: Vec::new() };
+    let root = Pending { way: Vec::new(), shown: roots(branches, 0), below: roots(branches, own) };
+    let mut left = vec![root];
     while let Some(next) = left.pop() {
         if next.way.len() > DEEPEST {
             return Err(Error::Setup("the upper has more than 1,000 directories in one another".to_owned()));
@@ -58,106 +51,98 @@ fn order(kind: Kind) -> u8 {
 }
 
 struct Compare<'a> {
-    upper: &'a Branch,
-    lowers: &'a [Branch],
+    branches: &'a [Branch],
+    /// How many of them are what is compared with the others.
+    own: usize,
     all: bool,
     changes: Vec<Change>,
 }
 
 impl Compare<'_> {
     fn visit(&mut self, dir: &Pending) -> Result<Vec<Pending>> {
-        let upper = dir_at(self.upper, &dir.way)?;
-        let lowers = self.open(&dir.way, &dir.lowers)?;
-        let is_opaque = dir.way.is_empty() && self.upper.is_opaque || DirMarkers::of(&upper)?.opaque;
-        let mut entries = BTreeSet::new();
-        let mut deleted = BTreeSet::new();
-        for (spelling, listed) in list(&upper, dir.formats)? {
-            match spelling {
-                Spelling::Entry(name) if listed != Listed::Whiteout => drop(entries.insert(name)),
-                Spelling::Entry(name) | Spelling::Whiteout(name) => drop(deleted.insert(name)),
-                Spelling::Opaque | Spelling::Reserved => {}
+        let shown = self.open(&dir.way, &dir.shown)?;
+        let below = self.open(&dir.way, &dir.below)?;
+        let mut names = BTreeSet::new();
+        for ((_, formats), part) in shown.iter().filter(|((at, _), _)| *at < self.own) {
+            for (spelling, _) in list(part, *formats)? {
+                match spelling {
+                    Spelling::Entry(name) | Spelling::Whiteout(name) => drop(names.insert(name)),
+                    Spelling::Opaque | Spelling::Reserved => {}
+                }
             }
         }
-        if is_opaque {
-            deleted.extend(names_in(&lowers)?);
-        }
-        for name in deleted.difference(&entries) {
-            let way = join(&dir.way, name.as_os_str());
-            if self.lowers.is_empty() {
-                // What it was nobody says.
-                self.changes.push(Change { kind: Kind::Deleted, way, size: 0 });
-                continue;
-            }
-            let shown = shows(&lowers, name.as_os_str())?;
-            self.delete(&way, &shown)?;
+        if dir.shown.iter().all(|(at, _)| *at < self.own) {
+            // It merges with none of them: what they hold in it is deleted, unless it is there anew.
+            names.extend(names_in(&below)?);
         }
         let mut left = Vec::new();
-        for name in &entries {
-            let hides = is_opaque || deleted.contains(name);
-            left.extend(self.entry(dir, &upper, &lowers, name, hides)?);
+        for name in &names {
+            left.extend(self.entry(&dir.way, (&shown, &below), name)?);
         }
         Ok(left)
     }
 
     fn open(&self, way: &[OsString], parts: &[Part]) -> Result<Vec<(Part, Dir)>> {
-        parts.iter().map(|part| Ok((*part, dir_at(&self.lowers[part.0], way)?))).collect()
+        parts.iter().map(|part| Ok((*part, dir_at(&self.branches[part.0], way)?))).collect()
     }
 
     fn entry(
         &mut self,
-        parent: &Pending,
-        upper: &Dir,
-        lowers: &[(Part, Dir)],
+        parent: &[OsString],
+        (shown, below): (&[(Part, Dir)], &[(Part, Dir)]),
         name: &Name,
-        hides: bool,
     ) -> Result<Option<Pending>> {
-        let way = join(&parent.way, name.as_os_str());
-        let word = ask(upper, parent.formats, name, Ask::Markers)?;
-        // Gone since it was listed.
-        let Some(stat) = word.stat else { return Ok(None) };
-        let below = shows(lowers, name.as_os_str())?;
-        if stat.kind() == FileType::Directory {
-            let lowers = match &below {
-                Shows::Dir(parts, lower) => {
-                    // The directory's own times go with what is in it.
-                    if !is_same_metadata(&stat, lower)
-                        || !same_xattrs(
-                            &open_inode(upper, name)?,
-                            &self.lower_inode(lowers, parts[0].0, name)?,
-                        )?
-                    {
-                        self.push(Kind::Modified, &way, &stat);
-                    }
-                    parts.clone()
-                }
-                Shows::Nothing => {
-                    self.push(Kind::Added, &way, &stat);
-                    Vec::new()
-                }
-                Shows::Leaf(..) => {
-                    self.delete(&way, &below)?;
-                    self.push(Kind::Added, &way, &stat);
-                    Vec::new()
-                }
-            };
-            if hides && !lowers.is_empty() {
-                // It merges with nothing: what the lowers hold in it is deleted.
-                self.delete_missing(&way, &lowers, word.formats)?;
+        let way = join(parent, name.as_os_str());
+        let was = shows(below, name.as_os_str())?;
+        match shows(shown, name.as_os_str())? {
+            Shows::Nothing if self.own == self.branches.len() => {
+                // What it was nobody says.
+                self.changes.push(Change { kind: Kind::Deleted, way, size: 0 });
             }
-            return Ok(Some(Pending { way, formats: word.formats, lowers }));
-        }
-        match &below {
-            Shows::Nothing => self.push(Kind::Added, &way, &stat),
-            Shows::Leaf(_, lower) if lower.kind() != stat.kind() => self.push(Kind::Modified, &way, &stat),
-            Shows::Leaf(branch, lower) => {
-                let original = self.lower_inode(lowers, *branch, name)?;
-                if !is_same(&open_inode(upper, name)?, &stat, &original, lower)? {
+            Shows::Nothing => self.delete(&way, &was)?,
+            Shows::Leaf(branch, _) if branch >= self.own => {}
+            Shows::Leaf(branch, stat) => match &was {
+                Shows::Nothing => self.push(Kind::Added, &way, &stat),
+                Shows::Leaf(_, lower) if lower.kind() != stat.kind() => {
                     self.push(Kind::Modified, &way, &stat);
                 }
-            }
-            Shows::Dir(..) => {
-                self.delete(&way, &below)?;
-                self.push(Kind::Added, &way, &stat);
+                Shows::Leaf(from, lower) => {
+                    let (now, before) = (inode_in(shown, branch, name)?, inode_in(below, *from, name)?);
+                    if !is_same(&now, &stat, &before, lower)? {
+                        self.push(Kind::Modified, &way, &stat);
+                    }
+                }
+                Shows::Dir(..) => {
+                    self.delete(&way, &was)?;
+                    self.push(Kind::Added, &way, &stat);
+                }
+            },
+            Shows::Dir(parts, _) if parts[0].0 >= self.own => {}
+            Shows::Dir(parts, stat) => {
+                let below = match &was {
+                    Shows::Dir(lowers, lower) => {
+                        // The directory's own times go with what is in it.
+                        if !is_same_metadata(&stat, lower)
+                            || !same_xattrs(
+                                &inode_in(shown, parts[0].0, name)?,
+                                &inode_in(below, lowers[0].0, name)?,
+                            )?
+                        {
+                            self.push(Kind::Modified, &way, &stat);
+                        }
+                        lowers.clone()
+                    }
+                    Shows::Nothing => {
+                        self.push(Kind::Added, &way, &stat);
+                        Vec::new()
+                    }
+                    Shows::Leaf(..) => {
+                        self.delete(&way, &was)?;
+                        self.push(Kind::Added, &way, &stat);
+                        Vec::new()
+                    }
+                };
+                return Ok(Some(Pending { way, shown: parts, below }));
             }
         }
         Ok(None)
@@ -166,30 +151,6 @@ impl Compare<'_> {
     fn push(&mut self, kind: Kind, way: &[OsString], stat: &Stat) {
         let size = if stat.kind() == FileType::RegularFile { stat.st_size as u64 } else { 0 };
         self.changes.push(Change { kind, way: way.to_vec(), size });
-    }
-
-    fn lower_inode(&self, lowers: &[(Part, Dir)], branch: usize, name: &Name) -> Result<Inode> {
-        let dir = lowers.iter().find(|((at, _), _)| *at == branch);
-        let (_, dir) = dir.ok_or(crate::error::Error::Bug("an entry of no branch"))?;
-        Ok(dir.open_inode(name.as_os_str())?)
-    }
-
-    /// Names of a lower directory that an opaque one in the upper does not have.
-    fn delete_missing(&mut self, way: &[OsString], parts: &[Part], formats: Formats) -> Result<()> {
-        let upper = dir_at(self.upper, way)?;
-        if DirMarkers::of(&upper)?.opaque {
-            // Its own visit finds them.
-            return Ok(());
-        }
-        let lowers = self.open(way, parts)?;
-        for name in names_in(&lowers)? {
-            let held = ask(&upper, formats, &name, Ask::Existence)?.entry.found.is_some();
-            if !held {
-                let shown = shows(&lowers, name.as_os_str())?;
-                self.delete(&join(way, name.as_os_str()), &shown)?;
-            }
-        }
-        Ok(())
     }
 
     /// What the lowers show is deleted, with all that is in it.
@@ -230,7 +191,9 @@ fn join(way: &[OsString], name: &OsStr) -> Vec<OsString> {
     way.iter().cloned().chain([name.to_owned()]).collect()
 }
 
-fn open_inode(dir: &Dir, name: &Name) -> Result<Inode> {
+fn inode_in(parts: &[(Part, Dir)], branch: usize, name: &Name) -> Result<Inode> {
+    let dir = parts.iter().find(|((at, _), _)| *at == branch);
+    let (_, dir) = dir.ok_or(crate::error::Error::Bug("an entry of no branch"))?;
     Ok(dir.open_inode(name.as_os_str())?)
 }
 
@@ -259,7 +222,9 @@ fn is_same(one: &Inode, stat: &Stat, other: &Inode, lower: &Stat) -> Result<bool
         return Ok(false);
     }
     match stat.kind() {
-        FileType::RegularFile => Ok(stat.st_size == lower.st_size && same_data(one, other)?),
+        FileType::RegularFile => {
+            Ok(stat.st_size == lower.st_size && (stat.st_size == 0 || same_data(one, other)?))
+        }
         FileType::Symlink => Ok(one.read_link()? == other.read_link()?),
         FileType::CharacterDevice | FileType::BlockDevice => Ok(stat.st_rdev == lower.st_rdev),
         _ => Ok(true),

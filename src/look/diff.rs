@@ -18,8 +18,7 @@ use crate::rules::override_stat::OverrideXattr;
 use crate::shown::shown;
 
 pub(super) fn run(args: &DiffCommandArgs) -> Result<ExitCode> {
-    let (upper, lowers) = branches(args)?;
-    tell(args, &upper, &lowers)
+    tell(args, &branches(args)?, 1)
 }
 
 /// The same of layers over lowers.
@@ -29,19 +28,19 @@ pub(super) fn of_layers(
     lowers: &[PathBuf],
     records: bool,
 ) -> Result<ExitCode> {
-    let manner = Manner { overrides: records.then_some(OverrideXattr::User), ..Manner::default() };
-    let own: Vec<_> = layers.iter().map(|layer| (layer.clone(), Access::Writable)).collect();
-    let lowers: Vec<_> = lowers.iter().map(|lower| (lower.clone(), Access::ReadOnly)).collect();
-    let mut own = layers::open(&own, manner)?;
-    let lowers = layers::open(&lowers, Manner::default())?;
-    tell(args, &own.remove(0), &lowers)
+    let overrides = records.then_some(OverrideXattr::User);
+    let manner = Manner { overrides, plain_lowers: true, ..Manner::default() };
+    let own = layers.iter().map(|layer| (layer.clone(), Access::Writable));
+    let lowers = lowers.iter().map(|lower| (lower.clone(), Access::ReadOnly));
+    tell(args, &layers::open(&own.chain(lowers).collect::<Vec<_>>(), manner)?, layers.len())
 }
 
-fn tell(args: &DiffCommandArgs, upper: &Branch, lowers: &[Branch]) -> Result<ExitCode> {
-    let changes = compare(upper, lowers, args.patch)?;
+/// Tells what the first `own` branches change.
+fn tell(args: &DiffCommandArgs, branches: &[Branch], own: usize) -> Result<ExitCode> {
+    let changes = compare(branches, own, args.patch)?;
     let is_empty = changes.is_empty();
     if args.patch {
-        write_patch(upper, lowers, &changes)?;
+        write_patch(branches, own, &changes)?;
     } else if args.stat {
         let stat = Stat::of(&changes);
         say(args.json, &stat, || stat.text())?;
@@ -53,10 +52,10 @@ fn tell(args: &DiffCommandArgs, upper: &Branch, lowers: &[Branch]) -> Result<Exi
 }
 
 /// The upper, and what it is compared with.
-fn branches(args: &DiffCommandArgs) -> Result<(Branch, Vec<Branch>)> {
+fn branches(args: &DiffCommandArgs) -> Result<Vec<Branch>> {
     let dir = args.dir.canonicalize().map_err(Error::io(&args.dir))?;
     let mounted = mount::find(&dir).ok().filter(|inside| inside.path.as_os_str().is_empty());
-    let mut branches = match mounted {
+    let branches = match mounted {
         Some(_) if !args.lowers.is_empty() => {
             return Err(Error::Setup(format!(
                 "{} is mounted and has lowers of its own: leave --lower out, or name its upper",
@@ -74,17 +73,16 @@ fn branches(args: &DiffCommandArgs) -> Result<(Branch, Vec<Branch>)> {
     if branches.first().is_none_or(|first| first.access == Access::ReadOnly) {
         return Err(Error::Setup(format!("{} is mounted read-only: nothing was changed", shown(&args.dir))));
     }
-    let upper = branches.remove(0);
-    Ok((upper, branches))
+    Ok(branches)
 }
 
-fn write_patch(upper: &Branch, lowers: &[Branch], changes: &[Change]) -> Result<()> {
+fn write_patch(branches: &[Branch], own: usize, changes: &[Change]) -> Result<()> {
     let mut out = std::io::stdout().lock();
     // What has a directory's name by now comes after what was in the directory.
     let (deleted, others): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.kind == Kind::Deleted);
     for change in deleted.into_iter().chain(others) {
-        let old = if change.kind == Kind::Added { None } else { lower_side(lowers, &change.way)? };
-        let new = if change.kind == Kind::Deleted { None } else { upper_side(upper, &change.way)? };
+        let old = if change.kind == Kind::Added { None } else { side(branches, own, &change.way)? };
+        let new = if change.kind == Kind::Deleted { None } else { side(branches, 0, &change.way)? };
         match out.write_all(&patch::write(&change.way, old.as_ref(), new.as_ref())) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             written => written.map_err(Error::io(Path::new("stdout")))?,
@@ -93,19 +91,11 @@ fn write_patch(upper: &Branch, lowers: &[Branch], changes: &[Change]) -> Result<
     Ok(())
 }
 
-fn upper_side(upper: &Branch, way: &[OsString]) -> Result<Option<Side>> {
+/// What the branches from `first` on show at the end of a way.
+fn side(branches: &[Branch], first: usize, way: &[OsString]) -> Result<Option<Side>> {
     let Some((name, dirs)) = way.split_last() else { return Ok(None) };
-    let inode = layers::dir_at(upper, dirs)?.open_inode(name)?;
-    Side::of(&inode, &inode.stat()?)
-}
-
-fn lower_side(lowers: &[Branch], way: &[OsString]) -> Result<Option<Side>> {
-    let Some((name, dirs)) = way.split_last() else { return Ok(None) };
-    let mut parts: Vec<_> =
-        lowers.iter().enumerate().map(|(at, lower)| ((at, lower.formats), lower.root.clone())).collect();
-    if let Some(opaque) = lowers.iter().position(|lower| lower.is_opaque) {
-        parts.truncate(opaque + 1);
-    }
+    let roots = layers::roots(branches, first).into_iter();
+    let mut parts: Vec<_> = roots.map(|part| (part, branches[part.0].root.clone())).collect();
     for dir in dirs {
         let Shows::Dir(children, _) = layers::shows(&parts, dir)? else { return Ok(None) };
         let mut next = Vec::with_capacity(children.len());

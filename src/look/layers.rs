@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 
 use super::{Error, Result};
-use crate::branch::{Atime, Believed, Dir, Inodes, Overrides, Policy, Stat};
+use crate::branch::{Atime, Believed, Dir, Inodes, Overrides, Policy, Reader, Stat};
 use crate::control::{self, Access};
 use crate::layer::{Ask, DirMarkers, Formats, ask};
 use crate::mount;
@@ -37,6 +37,8 @@ pub(super) struct Manner {
     pub(super) overrides: Option<OverrideXattr>,
     /// A 0:0 device in the upper is a whiteout.
     pub(super) overlay_upper: bool,
+    /// Records say nothing of the lowers' files, and what may not be read of these is empty: as a run has it.
+    pub(super) plain_lowers: bool,
 }
 
 impl Manner {
@@ -53,6 +55,7 @@ impl Manner {
                 () => None,
             },
             overlay_upper: has("upper_from_overlayfs"),
+            plain_lowers: has("plain_lowers"),
         }
     }
 }
@@ -74,7 +77,9 @@ pub(super) fn open(branches: &[(PathBuf, Access)], manner: Manner) -> Result<Vec
             rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| Error::io(path)(errno.into()))?;
         let root = Dir::root(fd, BranchId(id), Atime::Kept, Inodes::MayChange);
+        let is_plain = manner.plain_lowers && *access == Access::ReadOnly;
         let policy = match manner.overrides {
+            _ if is_plain => Some(Arc::new(Policy { reader: Some(Reader::this()), ..Policy::default() })),
             Some(xattr) => {
                 let overrides = Some(Arc::new(Overrides::new(xattr, Believed::All, &root)?));
                 Some(Arc::new(Policy { overrides, ..Policy::default() }))
@@ -92,6 +97,18 @@ pub(super) fn open(branches: &[(PathBuf, Access)], manner: Manner) -> Result<Vec
 
 /// One branch's part of a directory, by the branch's place in the stack.
 pub(super) type Part = (usize, Formats);
+
+/// The roots of the branches from `first` on, as far as they show.
+pub(super) fn roots(branches: &[Branch], first: usize) -> Vec<Part> {
+    let mut roots = Vec::new();
+    for (at, branch) in branches.iter().enumerate().skip(first) {
+        roots.push((at, branch.formats));
+        if branch.is_opaque {
+            break;
+        }
+    }
+    roots
+}
 
 /// What a few branches show under a name.
 #[derive(Debug)]

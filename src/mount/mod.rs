@@ -147,6 +147,7 @@ fn serve(options: &MountOptions, ready: Ready, mut inherited: Inherited) -> Resu
             (xattr, believed)
         }),
         one_filesystem: options.one_filesystem,
+        empties_unreadable: options.empties_unreadable,
         plain_lowers: options.plain_lowers,
         bases: options.bases,
         revalidates: timeouts.revalidate(),

@@ -69,6 +69,8 @@ pub struct MountOptions {
     pub hide: Vec<PathBuf>,
     /// Directories of the lowers that show empty.
     pub empty: Vec<PathBuf>,
+    /// What the mounter may not read of the lowers shows empty.
+    pub empties_unreadable: bool,
     /// Records say whose the upper's files are, and none of the lowers'.
     pub plain_lowers: bool,
     /// What the upper changes is noted as it was before.
@@ -198,6 +200,9 @@ pub enum OptionError {
     /// An affinity other than caller and none.
     #[error("unknown affinity={}: it is affinity=caller or affinity=none", shown(.0))]
     Affinity(String),
+    /// Something other than error and empty.
+    #[error("unknown unreadable={}: it is unreadable=error or unreadable=empty", shown(.0))]
+    Unreadable(String),
     /// A permission other than rw and ro.
     #[error("unknown permission `{}` of branch {}: it is =rw or =ro (for a name that contains `=`, add one of them)", shown(.permission), shown(.path))]
     Permission {
@@ -337,6 +342,7 @@ struct Reader {
     one_filesystem: bool,
     hide: Vec<PathBuf>,
     empty: Vec<PathBuf>,
+    empties_unreadable: bool,
     plain_lowers: bool,
     bases: bool,
     userns_ids: Option<u32>,
@@ -370,6 +376,7 @@ impl Reader {
             one_filesystem: false,
             hide: Vec::new(),
             empty: Vec::new(),
+            empties_unreadable: false,
             plain_lowers: false,
             bases: false,
             userns_ids: None,
@@ -443,6 +450,14 @@ impl Reader {
             }
             b"empty" => {
                 self.empty.push(path(needed("empty", value, "DIR")?));
+                Ok(())
+            }
+            b"unreadable" => {
+                self.empties_unreadable = match needed("unreadable", value, "error|empty")? {
+                    b"error" => false,
+                    b"empty" => true,
+                    other => return Err(OptionError::Unreadable(String::from_utf8_lossy(other).into_owned())),
+                };
                 Ok(())
             }
             b"userns_ids" => {
@@ -592,6 +607,7 @@ impl Reader {
             one_filesystem: self.one_filesystem,
             hide: self.hide,
             empty: self.empty,
+            empties_unreadable: self.empties_unreadable,
             plain_lowers: self.plain_lowers,
             bases: self.bases,
             userns_ids: self.userns_ids,

@@ -23,6 +23,7 @@ impl MountOptions {
         flag(self.overlay_upper, "upper_from_overlayfs");
         flag(self.stable_inodes, "stable_inodes");
         flag(self.one_filesystem, "xdev");
+        flag(self.empties_unreadable, "unreadable=empty");
         flag(self.plain_lowers, "plain_lowers");
         flag(self.bases, "bases");
         flag(self.static_nlink, "static_nlink");
@@ -113,7 +114,7 @@ mod tests {
             "watch",
             "watch=0",
             "watch=5000,affinity=none",
-            "hide=/home/a\\,b,hide=/c\\:d,empty=/e,bases,plain_lowers,userns_ids=65536",
+            "hide=/home/a\\,b,hide=/c\\:d,empty=/e,unreadable=empty,bases,plain_lowers,userns_ids=65536",
             "udba=notify",
             "udba=reval",
             "attr_timeout=0.5,uidmapping=0:1000:1:1:100000:65536,gidmapping=0:5:1,squash_to_uid=7",

@@ -116,7 +116,7 @@ fn start(args: &RunArgs) -> Result<ExitCode> {
 fn follow(entered: Entered, daemon: Option<&std::os::fd::OwnedFd>, program: &Program) -> Result<Ended> {
     let mut signals = Signals::catch()?;
     let become_it = entered.becomes(&program.command[0]);
-    let ended = wait::wait(entered.pid, daemon, &mut signals)?;
+    let ended = wait::wait(entered.pid, &entered.mounts, daemon, &mut signals)?;
     if ended == Ended::WithDaemon {
         wait::kill_all(&entered.mounts);
         return Ok(ended);

@@ -74,6 +74,10 @@ impl Plan {
         }
         let is_alone = ids.count == 0;
         let guest = format!("userns_ids={}", ids.count);
+        if about.root && ids.count != u32::MAX {
+            // Root reads everything: what there is nothing to be read of is empty.
+            options.push(("unreadable=empty", None));
+        }
         if about.root && is_alone {
             options.push(("squash_to_root", None));
         } else if !about.root && ids.count != u32::MAX {

@@ -57,7 +57,12 @@ impl Signals {
 }
 
 /// Waits for a command. `daemon` is watched if there is one to be watched.
-pub(super) fn wait(pid: Pid, daemon: Option<&OwnedFd>, signals: &mut Signals) -> Result<Ended> {
+pub(super) fn wait(
+    pid: Pid,
+    mounts: &str,
+    mut daemon: Option<&OwnedFd>,
+    signals: &mut Signals,
+) -> Result<Ended> {
     let command = pidfd(pid)?;
     loop {
         let mut fds = vec![PollFd::new(&command, PollFlags::IN)];
@@ -76,7 +81,11 @@ pub(super) fn wait(pid: Pid, daemon: Option<&OwnedFd>, signals: &mut Signals) ->
             return Ok(status.map_or(Ended::Code(0), |(_, status)| ended(status)));
         }
         if is_alone {
-            return Ok(Ended::WithDaemon);
+            if !processes_in(mounts).is_empty() {
+                return Ok(Ended::WithDaemon);
+            }
+            // The namespace has ended first, and the command is on its way out.
+            daemon = None;
         }
         for (signal, pipe) in &mut signals.0 {
             let mut some = [0; 64];

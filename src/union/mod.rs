@@ -71,7 +71,7 @@ use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
 use crate::branch::{
-    Atime, Believed, BranchRoots, Copier, Dir, Hidden, LastingId, Limits, Overrides, Ownership, Policy,
+    Atime, Believed, BranchRoots, Copier, Dir, Hidden, LastingId, Limits, Overrides, Ownership, Policy, Reader,
     Quota, UpperDir, UpperRoot, WorkDir,
 };
 use crate::error::{Error, Result};
@@ -103,6 +103,8 @@ pub struct UnionOptions {
     pub stable_inodes: bool,
     /// Records say whose the branches' files are: in which attribute, and whose are believed.
     pub overrides: Option<(OverrideXattr, Believed)>,
+    /// What the mounter may not read of the lowers shows empty.
+    pub empties_unreadable: bool,
     /// Records say nothing of the lowers' files.
     pub plain_lowers: bool,
     /// What the upper changes is noted as it was before.
@@ -488,7 +490,7 @@ impl Union {
 
 fn lower_policy(lower: &Dir, hidden: &Hidden, options: &UnionOptions) -> Result<Option<Arc<Policy>>> {
     let overrides = options.overrides.filter(|_| !options.plain_lowers);
-    if overrides.is_none() && hidden.is_nothing() && !options.one_filesystem {
+    if overrides.is_none() && hidden.is_nothing() && !options.one_filesystem && !options.empties_unreadable {
         return Ok(None);
     }
     let overrides = overrides.map(|(xattr, believed)| Overrides::new(xattr, believed, lower));
@@ -497,6 +499,7 @@ fn lower_policy(lower: &Dir, hidden: &Hidden, options: &UnionOptions) -> Result<
         overrides: overrides.transpose()?.map(Arc::new),
         hidden: hidden.clone(),
         only_mount,
+        reader: options.empties_unreadable.then(Reader::this),
         ..Policy::default()
     })))
 }
