@@ -11,7 +11,7 @@ use crate::units;
 /// How an entry differs from what the lowers show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Added,
     Modified,
     Deleted,
@@ -19,14 +19,14 @@ pub(super) enum Kind {
 
 /// One entry that differs.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Change {
+pub(crate) struct Change {
     #[serde(rename = "change")]
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// From the union's root.
     #[serde(rename = "path", serialize_with = "as_shown")]
-    pub(super) way: Vec<OsString>,
+    pub(crate) way: Vec<OsString>,
     /// What a file has by now, in bytes; of a deleted one, what it had.
-    pub(super) size: u64,
+    pub(crate) size: u64,
 }
 
 fn as_shown<S: Serializer>(way: &[OsString], serializer: S) -> Result<S::Ok, S::Error> {
@@ -34,7 +34,7 @@ fn as_shown<S: Serializer>(way: &[OsString], serializer: S) -> Result<S::Ok, S::
 }
 
 impl Change {
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let letter = match self.kind {
             Kind::Added => 'A',
             Kind::Modified => 'M',
@@ -46,7 +46,7 @@ impl Change {
 
 /// How many there are.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Stat {
+pub(crate) struct Stat {
     added: usize,
     modified: usize,
     deleted: usize,
@@ -55,7 +55,7 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    pub(super) fn of(changes: &[Change]) -> Self {
+    pub(crate) fn of(changes: &[Change]) -> Self {
         let mut stat = Self::default();
         for change in changes {
             match change.kind {
@@ -70,7 +70,7 @@ impl Stat {
         stat
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { added, modified, deleted, bytes } = self;
         format!("{added} added, {modified} modified, {deleted} deleted; {} in files\n", units::size(*bytes))
     }

@@ -30,8 +30,15 @@ struct Pending {
 
 /// Lists what the first `own` branches change, sorted by path. What is deleted with its directory is listed only if `all` asks
 /// for it.
-pub(super) fn compare(branches: &[Branch], own: usize, all: bool) -> Result<Vec<Change>> {
-    let mut compare = Compare { branches, own, all, changes: Vec::new() };
+///
+/// `root` says who root in the first ones is below, if he is somebody else there.
+pub(crate) fn compare(
+    branches: &[Branch],
+    own: usize,
+    all: bool,
+    root: Option<(u32, u32)>,
+) -> Result<Vec<Change>> {
+    let mut compare = Compare { branches, own, all, root, changes: Vec::new() };
     let root = Pending { way: Vec::new(), shown: roots(branches, 0), below: roots(branches, own) };
     let mut left = vec![root];
     while let Some(next) = left.pop() {
@@ -55,6 +62,7 @@ struct Compare<'a> {
     /// How many of them are what is compared with the others.
     own: usize,
     all: bool,
+    root: Option<(u32, u32)>,
     changes: Vec<Change>,
 }
 
@@ -108,7 +116,7 @@ impl Compare<'_> {
                 }
                 Shows::Leaf(from, lower) => {
                     let (now, before) = (inode_in(shown, branch, name)?, inode_in(below, *from, name)?);
-                    if !is_same(&now, &stat, &before, lower)? {
+                    if !is_same(&now, &self.as_below(&stat, lower), &before, lower)? {
                         self.push(Kind::Modified, &way, &stat);
                     }
                 }
@@ -122,7 +130,7 @@ impl Compare<'_> {
                 let below = match &was {
                     Shows::Dir(lowers, lower) => {
                         // The directory's own times go with what is in it.
-                        if !is_same_metadata(&stat, lower)
+                        if !is_same_metadata(&self.as_below(&stat, lower), lower)
                             || !same_xattrs(
                                 &inode_in(shown, parts[0].0, name)?,
                                 &inode_in(below, lowers[0].0, name)?,
@@ -146,6 +154,16 @@ impl Compare<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The attributes with root's files being whose they are below.
+    fn as_below(&self, stat: &Stat, lower: &Stat) -> Stat {
+        let mut stat = *stat;
+        if let Some((uid, gid)) = self.root {
+            stat.st_uid = if stat.st_uid == 0 && lower.st_uid == uid { uid } else { stat.st_uid };
+            stat.st_gid = if stat.st_gid == 0 && lower.st_gid == gid { gid } else { stat.st_gid };
+        }
+        stat
     }
 
     fn push(&mut self, kind: Kind, way: &[OsString], stat: &Stat) {

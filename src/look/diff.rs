@@ -37,7 +37,7 @@ pub(super) fn of_layers(
 
 /// Tells what the first `own` branches change.
 fn tell(args: &DiffCommandArgs, branches: &[Branch], own: usize) -> Result<ExitCode> {
-    let changes = compare(branches, own, args.patch)?;
+    let changes = compare(branches, own, args.patch, None)?;
     let is_empty = changes.is_empty();
     if args.patch {
         write_patch(branches, own, &changes)?;

@@ -20,30 +20,30 @@ use crate::rules::resolve::{Resolution, Resolver};
 
 /// A branch that is looked at.
 #[derive(Debug)]
-pub(super) struct Branch {
-    pub(super) path: PathBuf,
-    pub(super) access: Access,
-    pub(super) root: Dir,
+pub(crate) struct Branch {
+    pub(crate) path: PathBuf,
+    pub(crate) access: Access,
+    pub(crate) root: Dir,
     /// The formats of the entries in its root.
-    pub(super) formats: Formats,
+    pub(crate) formats: Formats,
     /// Whether its root hides the branches below.
-    pub(super) is_opaque: bool,
+    pub(crate) is_opaque: bool,
 }
 
 /// What it takes to read branches as a mount does.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Manner {
+pub(crate) struct Manner {
     /// Records say whose the files are.
-    pub(super) overrides: Option<OverrideXattr>,
+    pub(crate) overrides: Option<OverrideXattr>,
     /// A 0:0 device in the upper is a whiteout.
-    pub(super) overlay_upper: bool,
+    pub(crate) overlay_upper: bool,
     /// Records say nothing of the lowers' files, and what may not be read of these is empty: as a run has it.
-    pub(super) plain_lowers: bool,
+    pub(crate) plain_lowers: bool,
 }
 
 impl Manner {
     /// As a live mount does it. An older plyfs does not say.
-    pub(super) fn of_mount(mountpoint: &Path) -> Self {
+    pub(crate) fn of_mount(mountpoint: &Path) -> Self {
         let status = mount::ask_status(mountpoint).inspect_err(|error| log::debug!("{error}"));
         let status = control::parse_status(&status.unwrap_or_default());
         let options = status.get("options").map(|options| options.to_string_lossy().into_owned());
@@ -61,14 +61,14 @@ impl Manner {
 }
 
 /// Opens the branches of a live mount, the topmost first.
-pub(super) fn of_mount(mountpoint: &Path) -> Result<Vec<Branch>> {
+pub(crate) fn of_mount(mountpoint: &Path) -> Result<Vec<Branch>> {
     let list = mount::branches(mountpoint)?;
     let manner = Manner::of_mount(mountpoint);
     open(&control::parse_branches(&list), manner)
 }
 
 /// Opens branches, the topmost first.
-pub(super) fn open(branches: &[(PathBuf, Access)], manner: Manner) -> Result<Vec<Branch>> {
+pub(crate) fn open(branches: &[(PathBuf, Access)], manner: Manner) -> Result<Vec<Branch>> {
     let has_upper = branches.first().is_some_and(|(_, access)| *access == Access::Writable);
     let mut opened = Vec::with_capacity(branches.len());
     for (at, (path, access)) in branches.iter().enumerate() {
@@ -96,10 +96,10 @@ pub(super) fn open(branches: &[(PathBuf, Access)], manner: Manner) -> Result<Vec
 }
 
 /// One branch's part of a directory, by the branch's place in the stack.
-pub(super) type Part = (usize, Formats);
+pub(crate) type Part = (usize, Formats);
 
 /// The roots of the branches from `first` on, as far as they show.
-pub(super) fn roots(branches: &[Branch], first: usize) -> Vec<Part> {
+pub(crate) fn roots(branches: &[Branch], first: usize) -> Vec<Part> {
     let mut roots = Vec::new();
     for (at, branch) in branches.iter().enumerate().skip(first) {
         roots.push((at, branch.formats));
@@ -112,7 +112,7 @@ pub(super) fn roots(branches: &[Branch], first: usize) -> Vec<Part> {
 
 /// What a few branches show under a name.
 #[derive(Debug)]
-pub(super) enum Shows {
+pub(crate) enum Shows {
     Nothing,
     /// Anything but a directory: whose, and what it is.
     Leaf(usize, Box<Stat>),
@@ -121,12 +121,12 @@ pub(super) enum Shows {
 }
 
 /// Opens a branch's directory.
-pub(super) fn dir_at(branch: &Branch, way: &[OsString]) -> Result<Dir> {
+pub(crate) fn dir_at(branch: &Branch, way: &[OsString]) -> Result<Dir> {
     Ok(way.iter().try_fold(branch.root.clone(), |dir, name| dir.open_dir(name))?)
 }
 
 /// What the parts of a directory, open, show under a name.
-pub(super) fn shows(parts: &[(Part, Dir)], name: &OsStr) -> Result<Shows> {
+pub(crate) fn shows(parts: &[(Part, Dir)], name: &OsStr) -> Result<Shows> {
     let Ok(name) = Name::new(name) else { return Ok(Shows::Nothing) };
     let mut resolver = Resolver::default();
     let mut words = Vec::new();

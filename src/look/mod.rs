@@ -3,11 +3,11 @@
 //! All of it only looks. A live mount is asked for its branches and options; what these hold is read from the branches
 //! themselves, so it takes the right to read them.
 
-mod changes;
-mod compare;
+pub(crate) mod changes;
+pub(crate) mod compare;
 mod diff;
 mod doctor;
-mod layers;
+pub(crate) mod layers;
 mod patch;
 mod show;
 mod snapshots;

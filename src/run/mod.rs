@@ -368,5 +368,14 @@ pub fn diff(args: &DiffCommandArgs) -> Result<Option<ExitCode>> {
 
 fn make_real(args: &ApplyArgs) -> Result<ExitCode> {
     let run = Place::find()?.known(&args.name)?;
-    Err(Error::Unknown(run.name))
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let source = apply::Source {
+        layers: run.layers()?,
+        records: run.about.records,
+        root: (run.about.root && run.about.records).then_some((uid, gid)),
+        bases: run.about.work.join("plyfs/bases"),
+        target: run.target().to_owned(),
+        name: run.name,
+    };
+    Ok(apply::apply(&source, args)?)
 }

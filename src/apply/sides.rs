@@ -1,0 +1,134 @@
+//! What do the run and the outside have at a path?
+//!
+//! The run's layers are read as one tree, above the real one as it is now; of what comes of that, what differs from the real
+//! tree alone is what there is to be made.
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::Source;
+use super::error::Result;
+use crate::branch::{Dir, Inode, Stat};
+use crate::control::Access;
+use crate::look::changes::Change;
+use crate::look::compare::compare;
+use crate::look::layers::{self, Branch, Manner, Part, Shows};
+use crate::rules::override_stat::OverrideXattr;
+
+/// A thing, and what it is.
+#[derive(Debug)]
+pub(super) struct Thing {
+    pub(super) inode: Inode,
+    /// Owners as they are outside.
+    pub(super) stat: Stat,
+    /// As they are in the layers.
+    pub(super) raw: Stat,
+}
+
+/// The parts of a directory, open.
+type Parts = Vec<(Part, Dir)>;
+
+/// Both sides.
+#[derive(Debug)]
+pub(super) struct Sides {
+    branches: Vec<Branch>,
+    own: usize,
+    /// Who root in the run is outside.
+    root: Option<(u32, u32)>,
+    /// The directory that was looked at last, of each side.
+    last: RefCell<[Option<(Vec<OsString>, Parts)>; 2]>,
+}
+
+impl Sides {
+    pub(super) fn open(source: &Source) -> Result<Self> {
+        let manner = Manner {
+            overrides: source.records.then_some(OverrideXattr::User),
+            plain_lowers: true,
+            ..Manner::default()
+        };
+        let own = source.layers.iter().map(|layer| (layer.clone(), Access::Writable));
+        let all: Vec<(PathBuf, Access)> =
+            own.chain([(source.target.clone(), Access::ReadOnly)]).collect();
+        let branches = layers::open(&all, manner)?;
+        Ok(Self { branches, own: source.layers.len(), root: source.root, last: RefCell::default() })
+    }
+
+    /// What differs, sorted by path; what is deleted with its directory as well.
+    pub(super) fn changes(&self) -> Result<Vec<Change>> {
+        Ok(compare(&self.branches, self.own, true, self.root)?)
+    }
+
+    /// What the run has at the end of a way, if that is in a layer of its.
+    pub(super) fn run(&self, way: &[OsString]) -> Result<Option<Thing>> {
+        let Some((thing, branch)) = self.find(way, 0)? else { return Ok(None) };
+        if branch >= self.own {
+            return Ok(None);
+        }
+        let now = self.now(way)?;
+        let mut stat = thing.raw;
+        if let Some((uid, gid)) = self.root {
+            // What is root's outside as well stays so.
+            let is = |one: u32, other: Option<u32>| one == 0 && other != Some(0);
+            stat.st_uid = if is(stat.st_uid, now.as_ref().map(|now| now.stat.st_uid)) { uid } else { stat.st_uid };
+            stat.st_gid = if is(stat.st_gid, now.as_ref().map(|now| now.stat.st_gid)) { gid } else { stat.st_gid };
+        }
+        Ok(Some(Thing { stat, ..thing }))
+    }
+
+    /// What is outside at the end of a way.
+    pub(super) fn now(&self, way: &[OsString]) -> Result<Option<Thing>> {
+        Ok(self.find(way, self.own)?.map(|(thing, _)| thing))
+    }
+
+    /// What the branches from `first` on show, and which of them shows it.
+    fn find(&self, way: &[OsString], first: usize) -> Result<Option<(Thing, usize)>> {
+        let Some((name, dirs)) = way.split_last() else { return Ok(None) };
+        let side = usize::from(first > 0);
+        let is_known = matches!(&self.last.borrow()[side], Some((known, _)) if known == dirs);
+        if !is_known {
+            let parts = self.parts(dirs, first)?;
+            self.last.borrow_mut()[side] = Some((dirs.to_vec(), parts));
+        }
+        let last = self.last.borrow();
+        let Some((_, parts)) = &last[side] else { return Ok(None) };
+        let (branch, stat) = match layers::shows(parts, name)? {
+            Shows::Nothing => return Ok(None),
+            Shows::Leaf(branch, stat) => (branch, *stat),
+            Shows::Dir(children, stat) => (children[0].0, *stat),
+        };
+        let Some((_, dir)) = parts.iter().find(|((at, _), _)| *at == branch) else { return Ok(None) };
+        let inode = dir.open_inode(name)?;
+        Ok(Some((Thing { inode, stat, raw: stat }, branch)))
+    }
+
+    /// The parts of a directory; none if it is none.
+    fn parts(&self, dirs: &[OsString], first: usize) -> Result<Parts> {
+        let roots = layers::roots(&self.branches, first).into_iter();
+        let mut parts: Parts = roots.map(|part| (part, self.branches[part.0].root.clone())).collect();
+        for name in dirs {
+            let Shows::Dir(children, _) = layers::shows(&parts, name)? else { return Ok(Vec::new()) };
+            let mut next = Vec::with_capacity(children.len());
+            for child in children {
+                if let Some((_, open)) = parts.iter().find(|((at, _), _)| *at == child.0) {
+                    next.push((child, open.open_dir(name)?));
+                }
+            }
+            parts = next;
+        }
+        Ok(parts)
+    }
+
+    /// The outside has changed.
+    pub(super) fn forget(&self) {
+        *self.last.borrow_mut() = [None, None];
+    }
+
+    /// What is under another name in the same directory outside, by its number.
+    pub(super) fn renamed(&self, way: &[OsString], ino: u64) -> Option<OsString> {
+        let (_, dirs) = way.split_last()?;
+        let parts = self.parts(dirs, self.own).ok()?;
+        let entries = parts.first()?.1.list().ok()?;
+        entries.into_iter().find(|entry| entry.ino == ino).map(|entry| entry.name)
+    }
+}
