@@ -39,11 +39,17 @@ pub(super) struct Base {
     pub(super) kept: Option<String>,
 }
 
+/// An inode of a layer as it was when it was made for real: its number and the time of its last change. None for what was
+/// deleted.
+type Taken = Option<(u64, (i64, u64))>;
+
 /// What paths were, those that are not there having been absent.
 #[derive(Debug, Default)]
 pub(super) struct Bases {
     dir: PathBuf,
     known: HashMap<PathBuf, Base>,
+    /// What of the run has been made for real.
+    taken: HashMap<PathBuf, Taken>,
 }
 
 /// What a line says, and when.
@@ -51,6 +57,7 @@ pub(super) struct Bases {
 enum Line {
     Base(PathBuf, Base),
     Gone(PathBuf),
+    Taken(PathBuf, Taken),
     Snapshot(String),
     Rewind(String),
 }
@@ -106,6 +113,12 @@ fn parse(line: &[u8]) -> Option<((i64, u64), Line)> {
     let text = |word: Option<&[u8]>| Some(std::str::from_utf8(word?).ok()?.to_owned());
     let kind = text(words.next())?;
     let time = parse_time(&text(words.next())?)?;
+    if kind == "taken" {
+        let mut words = line.splitn(5, |&byte| byte == b' ').skip(2);
+        let (ino, ctime) = (text(words.next())?, text(words.next())?);
+        let taken = if ino == "-" { None } else { Some((ino.parse().ok()?, parse_time(&ctime)?)) };
+        return Some((time, Line::Taken(path_of(words.next()?), taken)));
+    }
     if kind != "base" {
         let rest = line.splitn(3, |&byte| byte == b' ').nth(2)?;
         let name = || String::from_utf8_lossy(rest).into_owned();
@@ -141,19 +154,20 @@ fn whole_lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What is known after all lines.
-fn replay(mut lines: Vec<((i64, u64), Line)>) -> HashMap<PathBuf, Base> {
+fn replay(mut lines: Vec<((i64, u64), Line)>) -> (HashMap<PathBuf, Base>, HashMap<PathBuf, Taken>) {
     lines.sort_by_key(|(time, _)| *time);
-    let mut known = HashMap::new();
+    let (mut known, mut all_taken) = (HashMap::new(), HashMap::new());
     let mut saved: HashMap<String, HashMap<PathBuf, Base>> = HashMap::new();
     for (_, line) in lines {
         match line {
             Line::Base(path, base) => drop(known.insert(path, base)),
             Line::Gone(path) => drop(known.remove(&path)),
+            Line::Taken(path, taken) => drop(all_taken.insert(path, taken)),
             Line::Snapshot(name) => drop(saved.insert(name, known.clone())),
             Line::Rewind(name) => known = saved.get(&name).cloned().unwrap_or_default(),
         }
     }
-    known
+    (known, all_taken)
 }
 
 impl Bases {
@@ -168,12 +182,18 @@ impl Bases {
             };
             lines.extend(whole_lines(&text).filter_map(parse));
         }
-        Ok(Self { dir: dir.to_owned(), known: replay(lines) })
+        let (known, taken) = replay(lines);
+        Ok(Self { dir: dir.to_owned(), known, taken })
     }
 
     /// What was at the end of a way.
     pub(super) fn find(&self, way: &[OsString]) -> Option<&Base> {
         self.known.get(&way.iter().collect::<PathBuf>())
+    }
+
+    /// Whether what the run has at the end of a way, as it is in its layer, has been made for real.
+    pub(super) fn is_taken(&self, way: &[OsString], run: Option<&Stat>) -> bool {
+        self.taken.get(&way.iter().collect::<PathBuf>()) == Some(&taken(run))
     }
 
     /// The data that a file had, or the target of a symbolic link, if it was kept.
@@ -203,6 +223,16 @@ pub(super) struct Notes {
 impl Notes {
     fn add(&mut self, line: &[u8]) -> Result<()> {
         self.file.write_all(line).map_err(Error::io("write", &self.path))
+    }
+
+    /// What the run has at the end of a way has been made for real, whatever has become of it there.
+    pub(super) fn taken(&mut self, way: &[OsString], run: Option<&Stat>) -> Result<()> {
+        let (ino, ctime) = match taken(run) {
+            Some((ino, (seconds, nanoseconds))) => (ino.to_string(), format!("{seconds}.{nanoseconds:09}")),
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        let path = escaped(way.iter().collect::<PathBuf>().as_os_str().as_bytes());
+        self.add(&[format!("taken {} {ino} {ctime} ", now()).as_bytes(), &path, b"\n"].concat())
     }
 
     /// There is nothing at the end of a way any more.
@@ -252,6 +282,10 @@ impl Notes {
     }
 }
 
+fn taken(run: Option<&Stat>) -> Taken {
+    run.map(|stat| (stat.st_ino, (stat.st_ctime, stat.st_ctime_nsec)))
+}
+
 fn now() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
@@ -264,6 +298,7 @@ mod tests {
     fn known(text: &str) -> Vec<(String, u64)> {
         let lines = whole_lines(text.as_bytes()).filter_map(parse).collect();
         let mut known: Vec<_> = replay(lines)
+            .0
             .into_iter()
             .map(|(path, base)| (path.to_string_lossy().into_owned(), base.size))
             .collect();

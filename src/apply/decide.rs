@@ -19,6 +19,8 @@ pub(super) struct Facts {
     pub(super) now_is_base: bool,
     /// What the run has is what was there.
     pub(super) run_is_base: bool,
+    /// What the run has was made for real before: it is the outside's business by now.
+    pub(super) is_taken: bool,
     /// Of data, nothing has changed outside.
     pub(super) same_data: bool,
 }
@@ -68,7 +70,7 @@ impl fmt::Display for Conflict {
 
 /// What is to become of a path of which that is known.
 pub(super) fn decide(facts: &Facts) -> Verdict {
-    if facts.run_is_base && facts.base.is_some() {
+    if facts.is_taken || facts.run_is_base && facts.base.is_some() {
         return Verdict::Leave;
     }
     let conflict = match (facts.base, facts.run, facts.now) {
@@ -110,7 +112,8 @@ mod tests {
                     continue;
                 }
                 seen += 1;
-                let facts = Facts { base, run, now, now_is_base, run_is_base, same_data };
+                let facts = Facts { base, run, now, now_is_base, run_is_base, same_data, is_taken: false };
+                assert_eq!(decide(&Facts { is_taken: true, ..facts }), Verdict::Leave);
                 let expected = match facts {
                     Facts { run_is_base: true, base: Some(_), .. } => Verdict::Leave,
                     Facts { now_is_base: true, .. } | Facts { now: None, base: None, .. } => Verdict::Make,
@@ -145,6 +148,7 @@ mod tests {
                     now_is_base: false,
                     run_is_base: false,
                     same_data: false,
+                    is_taken: false,
                 };
                 assert!(matches!(decide(&facts), Verdict::Conflict(_)), "{facts:?}");
             }

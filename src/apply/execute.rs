@@ -18,7 +18,7 @@ use super::bases::Notes;
 use super::content;
 use super::error::{Error, Result};
 use super::plan::{Plan, Step, Way};
-use super::sides::Sides;
+use super::sides::{Sides, Thing};
 use super::target::{Place, Target};
 use crate::control::{escaped, unescaped};
 
@@ -39,18 +39,46 @@ impl Journal {
         fs::File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)
     }
 
+    /// A file with several names is about to be written anew: its name, and that of what it is to hold.
+    fn rewriting(&self, names: &[Way; 2]) -> Result<()> {
+        Self(self.second()).write(names)
+    }
+
+    fn rewritten(&self) -> Result<()> {
+        let path = self.second();
+        fs::remove_file(&path).map_err(Error::io("remove", &path))
+    }
+
+    fn second(&self) -> PathBuf {
+        self.0.with_extension("rewriting")
+    }
+
+    /// Ends what a crash has left half written.
+    fn go_on(&self, target: &Target) -> Result<()> {
+        let path = self.second();
+        let lines = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            lines => lines.map_err(Error::io("read", &path))?,
+        };
+        let ways: Vec<Way> = ways(&lines).collect();
+        if let [way, beside] = &ways[..]
+            && let (Some((name, dirs)), Some(beside)) = (way.split_last(), beside.last())
+            && is_ours(beside)
+        {
+            target.dir(dirs)?.rewrite(beside, name)?;
+        }
+        self.rewritten()
+    }
+
     /// Removes what has one of its names, and the journal.
     pub(super) fn clear(&self, target: &Target) -> Result<()> {
+        self.go_on(target)?;
         let lines = match fs::read(&self.0) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             lines => lines.map_err(Error::io("read", &self.0))?,
         };
-        for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            let way: Way = PathBuf::from(unescaped(line)).iter().map(OsStr::to_owned).collect();
-            let Some((name, dirs)) = way.split_last() else { continue };
-            if !name.as_bytes().starts_with(PREFIX.as_bytes()) {
-                continue;
-            }
+        for way in ways(&lines) {
+            let Some((name, dirs)) = way.split_last().filter(|(name, _)| is_ours(name)) else { continue };
             match target.dir(dirs) {
                 Ok(place) => place.remove(name)?,
                 // With its directory it is gone as well.
@@ -61,6 +89,16 @@ impl Journal {
     }
 }
 
+fn ways(lines: &[u8]) -> impl Iterator<Item = Way> {
+    let end = lines.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    let lines = lines[..end].split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| PathBuf::from(unescaped(line)).iter().map(OsStr::to_owned).collect())
+}
+
+fn is_ours(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(PREFIX.as_bytes())
+}
+
 const PREFIX: &str = ".plyfs-apply-";
 
 /// One step, and the name beside its place.
@@ -69,6 +107,8 @@ struct Staged<'a> {
     way: &'a Way,
     beside: OsString,
     place: Place,
+    /// Whether other names, which the run has not touched, show there what it has written.
+    is_followed: bool,
 }
 
 /// Does the steps of a plan.
@@ -85,13 +125,12 @@ pub(super) fn execute(
         let (Step::Put(way) | Step::Change(way) | Step::Remove(way) | Step::RemoveEmpty(way)) = step;
         let Some((_, dirs)) = way.split_last() else { continue };
         let beside = OsString::from(format!("{PREFIX}{}-{number}", std::process::id()));
-        staged.push(Staged { step, way, beside, place: target.dir(dirs).map_err(Error::staged)? });
+        let place = target.dir(dirs).map_err(Error::staged)?;
+        let is_followed = matches!(step, Step::Put(_)) && is_followed(sides, way)?;
+        staged.push(Staged { step, way, beside, place, is_followed });
     }
-    let name = |staged: &Staged<'_>| {
-        let dirs = &staged.way[..staged.way.len() - 1];
-        dirs.iter().cloned().chain([staged.beside.clone()]).collect::<Way>()
-    };
-    journal.write(&staged.iter().map(name).collect::<Vec<_>>()).map_err(Error::staged)?;
+    let names: Vec<Way> = staged.iter().map(|staged| place_in(staged.way, &staged.beside)).collect();
+    journal.write(&names).map_err(Error::staged)?;
     let mut links = Links::default();
     let made = staged.iter().try_for_each(|staged| stage(plan, sides, target, staged, &mut links));
     let made = made.and_then(|()| sync_all(target, &staged));
@@ -99,8 +138,11 @@ pub(super) fn execute(
         journal.clear(target)?;
         return Err(e.staged());
     }
-    for staged in &staged {
-        publish(plan, sides, target, staged, notes)?;
+    // What is written anew in its place comes first: new names of it are made by linking it.
+    let (first, then): (Vec<_>, Vec<_>) = staged.iter().partition(|staged| staged.is_followed);
+    let mut links = Links::default();
+    for staged in first.into_iter().chain(then) {
+        publish(plan, sides, target, staged, (journal, notes, &mut links))?;
     }
     sync_all(target, &staged)?;
     journal.clear(target)
@@ -124,7 +166,7 @@ fn sync_all(target: &Target, staged: &[Staged<'_>]) -> Result<()> {
 
 /// Files with several names, by what they are in the layers, and where the first of these is.
 #[derive(Debug, Default)]
-struct Links(HashMap<(u64, u64), (PathBuf, Place, OsString)>);
+struct Links(HashMap<(u64, u64), (Place, OsString)>);
 
 fn stage(plan: &Plan, sides: &Sides, target: &Target, staged: &Staged<'_>, links: &mut Links) -> Result<()> {
     match staged.step {
@@ -165,16 +207,16 @@ fn make(
     }
     let id = (thing.raw.st_dev, thing.raw.st_ino);
     let is_linked = thing.raw.st_nlink > 1 && kind != FileType::Directory;
-    if is_linked && let Some((_, from, old)) = links.0.get(&id) {
-        if from.device()? == place.device()? {
-            return place.link(from, old, name);
-        }
+    if is_linked
+        && let Some((from, old)) = links.0.get(&id)
+        && from.device()? == place.device()?
+    {
+        return place.link(from, old, name);
     }
     let merged = plan.items.get(way).and_then(|item| item.merged.as_deref());
     target.make(place, name, &thing, merged)?;
     if is_linked {
-        let again = target_place(place, target)?;
-        links.0.insert(id, (place.path().join(name), again, name.to_owned()));
+        links.0.insert(id, (place.again()?, name.to_owned()));
     }
     if kind == FileType::Directory {
         let inside = place.inside(name)?;
@@ -190,13 +232,28 @@ fn make(
     Ok(())
 }
 
-/// The same directory once more.
-fn target_place(place: &Place, _target: &Target) -> Result<Place> {
-    place.inside(OsStr::new("."))
+/// A name in the directory that a way leads to.
+fn place_in(way: &Way, name: &OsStr) -> Way {
+    way[..way.len() - 1].iter().cloned().chain([name.to_owned()]).collect()
 }
 
-fn publish(plan: &Plan, sides: &Sides, target: &Target, staged: &Staged<'_>, notes: &mut Notes) -> Result<()> {
-    let Staged { step, way, beside, place } = staged;
+/// Whether a file's other names, which the run has not touched, show there what was written to this one.
+fn is_followed(sides: &Sides, way: &Way) -> Result<bool> {
+    let is_file = |thing: &Thing| thing.stat.kind() == FileType::RegularFile;
+    Ok(match (sides.run(way)?, sides.now(way)?) {
+        (Some(run), Some(now)) => is_file(&run) && is_file(&now) && sides.is_followed(&run, &now),
+        _ => false,
+    })
+}
+
+fn publish(
+    plan: &Plan,
+    sides: &Sides,
+    target: &Target,
+    staged: &Staged<'_>,
+    (journal, notes, links): (&Journal, &mut Notes, &mut Links),
+) -> Result<()> {
+    let Staged { step, way, beside, place, is_followed } = staged;
     let Some(name) = way.last() else { return Ok(()) };
     let now = sides.now(way)?;
     let seen = now.as_ref().map(|now| &now.stat);
@@ -207,18 +264,33 @@ fn publish(plan: &Plan, sides: &Sides, target: &Target, staged: &Staged<'_>, not
             target.finish(place, name, &thing)?;
         }
         Step::Put(_) => {
+            let run = sides.run(way)?.map(|run| (run.raw.st_dev, run.raw.st_ino));
+            if !is_followed && let Some((from, old)) = run.and_then(|run| links.0.get(&run)) {
+                place.remove(beside)?;
+                place.link(from, old, beside)?;
+            }
             let is_dir = |kind: Option<FileType>| kind == Some(FileType::Directory);
             let item = plan.items.get(*way);
             if item.and_then(|item| item.run) == Some(FileType::Socket) {
                 return Ok(());
             }
-            let (run, was) = (item.and_then(|item| item.run), seen.map(|seen| seen.kind()));
+            let (kind, was) = (item.and_then(|item| item.run), seen.map(|seen| seen.kind()));
             match was {
                 None => place.publish(beside, name, RenameFlags::NOREPLACE)?,
                 // A rename puts a file over a file, and nothing over a directory that has something in it.
-                Some(kind) if is_dir(run) || is_dir(Some(kind)) => {
+                Some(was) if is_dir(kind) || is_dir(Some(was)) => {
                     place.publish(beside, name, RenameFlags::EXCHANGE)?;
                     place.remove(beside)?;
+                }
+                Some(_) if *is_followed => {
+                    let names = [name.as_os_str(), beside].map(|name| place_in(way, name));
+                    journal.rewriting(&names)?;
+                    place.rewrite(beside, name)?;
+                    journal.rewritten()?;
+                    place.remove(beside)?;
+                    if let Some(run) = run {
+                        links.0.insert(run, (place.again()?, name.clone()));
+                    }
                 }
                 Some(_) => place.publish(beside, name, RenameFlags::empty())?,
             }
@@ -249,7 +321,17 @@ fn note(plan: &Plan, sides: &Sides, way: &Way, notes: &mut Notes) -> Result<()> 
     sides.forget();
     let inside = plan.items.range(way.clone()..).map(|(other, _)| other).take_while(|other| other.starts_with(way));
     for way in inside {
+        let run = plan.items.get(way).is_some_and(|item| item.run.is_some());
+        let run = if run { sides.run(way)? } else { None };
+        notes.taken(way, run.as_ref().map(|run| &run.raw))?;
+        let is_merged = plan.items.get(way).is_some_and(|item| item.merged.is_some());
         match sides.now(way)? {
+            // What is outside as well the run does not have.
+            Some(_) if is_merged => {
+                if let Some(run) = run {
+                    notes.made(way, &run.stat, Some(&run.inode))?;
+                }
+            }
             Some(now) => notes.made(way, &now.stat, Some(&now.inode))?,
             None => notes.gone(way)?,
         }

@@ -41,6 +41,8 @@ pub struct Source {
     pub records: bool,
     /// User and group whom root in the run is outside, if he is somebody else there.
     pub root: Option<(u32, u32)>,
+    /// The upper's workdir.
+    pub work: PathBuf,
     /// The notes of what was changed, as it was before.
     pub bases: PathBuf,
     /// The real tree.

@@ -205,8 +205,11 @@ fn look(
     let run = if has_run { sides.run(way)? } else { None };
     let now = sides.now(way)?;
     let base = bases.find(way);
-    let (facts, same_xattrs) = facts(run.as_ref(), now.as_ref(), base, bases)?;
-    log::debug!("{}: {facts:?} {same_xattrs}", way.iter().collect::<PathBuf>().display());
+    let mut facts = facts(run.as_ref(), now.as_ref(), base, bases)?;
+    // A directory's own time goes with what is in it.
+    let is_dir = run.as_ref().is_some_and(|run| run.stat.kind() == FileType::Directory);
+    facts.is_taken = !is_dir && bases.is_taken(way, run.as_ref().map(|run| &run.raw));
+    log::debug!("{}: {facts:?}", way.iter().collect::<PathBuf>().display());
     let mut verdict = decide(&facts);
     let (mut merged, mut note) = (None, None);
     if let (Verdict::Conflict(conflict), Some(base)) = (verdict, base) {
@@ -240,7 +243,7 @@ fn facts(
     now: Option<&Thing>,
     base: Option<&Base>,
     bases: &Bases,
-) -> Result<(Facts, bool)> {
+) -> Result<Facts> {
     let letter = |thing: Option<&Thing>| thing.map(|thing| Base::of(&thing.stat).kind);
     // Of attributes nobody has noted what they were.
     let same_xattrs = match (run, now) {
@@ -254,8 +257,9 @@ fn facts(
         now_is_base: false,
         run_is_base: false,
         same_data: false,
+        is_taken: false,
     };
-    let Some(base) = base else { return Ok((facts, same_xattrs)) };
+    let Some(base) = base else { return Ok(facts) };
     let kept = bases.kept(base);
     let holds = |thing: &Thing| -> Result<bool> {
         Ok(match (&kept, thing.stat.kind()) {
@@ -279,7 +283,7 @@ fn facts(
         let of_run = Base::of(&run.stat);
         facts.run_is_base = of_run.same_metadata(base) && same_xattrs && (base.kind == 'd' || holds(run)?);
     }
-    Ok((facts, same_xattrs))
+    Ok(facts)
 }
 
 #[cfg(test)]

@@ -4,17 +4,22 @@
 //! tree alone is what there is to be made.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::Source;
-use super::error::Result;
-use crate::branch::{Dir, Inode, Stat};
+use super::error::{Error, Result};
+use crate::branch::{Atime, Dir, Inode, Inodes, Stat};
 use crate::control::Access;
 use crate::look::changes::Change;
 use crate::look::compare::compare;
 use crate::look::layers::{self, Branch, Manner, Part, Shows};
+use crate::rules::BranchId;
 use crate::rules::override_stat::OverrideXattr;
+use crate::union::hard_link_copies;
 
 /// A thing, and what it is.
 #[derive(Debug)]
@@ -24,6 +29,15 @@ pub(super) struct Thing {
     pub(super) stat: Stat,
     /// As they are in the layers.
     pub(super) raw: Stat,
+}
+
+/// What the workdir notes of hard links.
+fn followed(work: &Path, upper: &Dir) -> Result<HashSet<(u64, u64)>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(work, flags, Mode::empty()).map_err(Error::io("open", work))?;
+    let work = Dir::root(fd, BranchId::UPPER, Atime::Kept, Inodes::MayChange);
+    let copies = hard_link_copies(&work, upper)?.into_iter().filter(|copy| copy.has_other_names);
+    copies.map(|copy| copy.copy.stat().map(|stat| (stat.st_dev, stat.st_ino)).map_err(Error::from)).collect()
 }
 
 /// The parts of a directory, open.
@@ -36,6 +50,8 @@ pub(super) struct Sides {
     own: usize,
     /// Who root in the run is outside.
     root: Option<(u32, u32)>,
+    /// Copies that other names of a file follow which the layers do not have, by device and number.
+    followed: HashSet<(u64, u64)>,
     /// The directory that was looked at last, of each side.
     last: RefCell<[Option<(Vec<OsString>, Parts)>; 2]>,
 }
@@ -51,7 +67,9 @@ impl Sides {
         let all: Vec<(PathBuf, Access)> =
             own.chain([(source.target.clone(), Access::ReadOnly)]).collect();
         let branches = layers::open(&all, manner)?;
-        Ok(Self { branches, own: source.layers.len(), root: source.root, last: RefCell::default() })
+        let own = source.layers.len();
+        let followed = followed(&source.work, &branches[0].root)?;
+        Ok(Self { branches, own, root: source.root, followed, last: RefCell::default() })
     }
 
     /// What differs, sorted by path; what is deleted with its directory as well.
@@ -74,6 +92,11 @@ impl Sides {
             stat.st_gid = if is(stat.st_gid, now.as_ref().map(|now| now.stat.st_gid)) { gid } else { stat.st_gid };
         }
         Ok(Some(Thing { stat, ..thing }))
+    }
+
+    /// Whether a file outside has other names that show in the run what the run has written to this one.
+    pub(super) fn is_followed(&self, run: &Thing, now: &Thing) -> bool {
+        now.stat.is_hard_linked() && self.followed.contains(&(run.raw.st_dev, run.raw.st_ino))
     }
 
     /// What is outside at the end of a way.

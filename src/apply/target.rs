@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -160,8 +161,10 @@ impl Target {
 }
 
 impl Place {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// The same directory once more.
+    pub(super) fn again(&self) -> Result<Self> {
+        let dir = self.dir.try_clone().map_err(Error::io("open", &self.path))?;
+        Ok(Self { dir, path: self.path.clone() })
     }
 
     pub(super) fn device(&self) -> Result<u64> {
@@ -204,6 +207,36 @@ impl Place {
             .map_err(Error::io("put something at", &self.path.join(as_name)))
     }
 
+    /// Lets a file have what another one has, data and all, under all names that it has. Can be repeated.
+    pub(super) fn rewrite(&self, from: &OsStr, name: &OsStr) -> Result<()> {
+        let failed = Error::io::<Errno>("write", &self.path.join(name));
+        let done = || {
+            let open = |name: &OsStr, flags: OFlags| {
+                rustix::fs::openat(&self.dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            };
+            let from = open(from, OFlags::RDONLY)?;
+            let to = open(name, OFlags::RDWR)?;
+            let stat = rustix::fs::fstat(&from)?;
+            rustix::fs::ftruncate(&to, 0)?;
+            content::copy(&from, &to, stat.st_size as u64)?;
+            let owner = rustix::fs::fstat(&to)?;
+            if (owner.st_uid, owner.st_gid) != (stat.st_uid, stat.st_gid) {
+                let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+                rustix::fs::fchown(&to, Some(uid), Some(gid))?;
+            }
+            let [from_path, to_path] = [&from, &to].map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
+            set_xattrs(&to_path, false, &xattrs_of(&from_path)?)?;
+            rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+            let times = Timestamps {
+                last_access: Timespec { tv_sec: stat.st_atime as _, tv_nsec: stat.st_atime_nsec as _ },
+                last_modification: Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ },
+            };
+            rustix::fs::futimens(&to, &times)?;
+            rustix::fs::fsync(&to)
+        };
+        done().map_err(failed)
+    }
+
     /// Removes what has a name, with all that is in it. Nothing is no error.
     pub(super) fn remove(&self, name: &OsStr) -> Result<()> {
         let failed = Error::io::<Errno>("remove", &self.path.join(name));
@@ -230,7 +263,6 @@ impl Place {
             let entry = entry.map_err(&failed)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                use std::os::unix::ffi::OsStrExt;
                 inside.remove(OsStr::from_bytes(name))?;
             }
         }
@@ -255,23 +287,37 @@ fn write_all(file: impl AsFd, data: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Lets an inode have these attributes and no others.
-fn set_xattrs(magic: &str, is_symlink: bool, wanted: &[(OsString, Vec<u8>)]) -> Result<(), Errno> {
-    if is_symlink && wanted.is_empty() {
-        return Ok(());
-    }
+/// The names of an inode's attributes but for those that are the system's.
+fn xattr_names(magic: &str) -> Result<Vec<OsString>, Errno> {
     let mut names = vec![0; 65536];
     let length = match rustix::fs::listxattr(magic, &mut names[..]) {
         Err(Errno::OPNOTSUPP) => 0,
         length => length?,
     };
-    use std::os::unix::ffi::OsStrExt;
-    for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-        let name = OsStr::from_bytes(name);
+    let names = names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    let names = names.filter(|name| !name.starts_with(b"security.") || *name == b"security.capability");
+    Ok(names.map(|name| OsStr::from_bytes(name).to_owned()).collect())
+}
+
+fn xattrs_of(magic: &str) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+    let value = |name: OsString| {
+        let mut value = vec![0; 65536];
+        let length = rustix::fs::getxattr(magic, &*name, &mut value[..])?;
+        value.truncate(length);
+        Ok((name, value))
+    };
+    xattr_names(magic)?.into_iter().map(value).collect()
+}
+
+/// Lets an inode have these attributes and no others.
+fn set_xattrs(magic: &str, is_symlink: bool, wanted: &[(OsString, Vec<u8>)]) -> Result<(), Errno> {
+    if is_symlink && wanted.is_empty() {
+        return Ok(());
+    }
+    for name in xattr_names(magic)? {
         // Inherited from the directory's default ACL.
-        let is_needless = wanted.iter().all(|(key, _)| key != name);
-        if is_needless && !name.as_bytes().starts_with(b"security.") {
-            rustix::fs::removexattr(magic, name)?;
+        if wanted.iter().all(|(key, _)| *key != name) {
+            rustix::fs::removexattr(magic, &*name)?;
         }
     }
     wanted.iter().try_for_each(|(key, value)| rustix::fs::setxattr(magic, &**key, value, XattrFlags::empty()))

@@ -19,7 +19,7 @@ use rustix::mount::{
 };
 
 use super::channel::{Channel, Word};
-use super::namespace;
+use super::{alone, namespace};
 use crate::mount::FS_TYPE;
 
 /// What the process is to see.
@@ -49,6 +49,8 @@ pub(super) struct Program {
     pub(super) command: Vec<OsString>,
     pub(super) directory: PathBuf,
     pub(super) run: String,
+    /// The directory of runs, if it is root of a run that has no other user.
+    pub(super) alone: Option<PathBuf>,
 }
 
 /// A step that failed.
@@ -103,7 +105,15 @@ fn start(program: &Program) -> Result<Infallible> {
     at_path("cd", &program.directory, rustix::process::chdir(&program.directory))?;
     let mut words = program.command.iter();
     let first = words.next().cloned().unwrap_or_default();
-    let error: io::Error = Command::new(&first).args(words).env("PLYFS_RUN", &program.run).exec();
+    let mut command = Command::new(&first);
+    command.args(words).env("PLYFS_RUN", &program.run);
+    if let Some(runs) = &program.alone {
+        alone::pretend().map_err(|error| Failure(error, Errno::NOSYS))?;
+        if std::env::var_os("APT_CONFIG").is_none() {
+            command.env("APT_CONFIG", alone::apt_config(runs));
+        }
+    }
+    let error: io::Error = command.exec();
     let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
     Err(Failure(String::new(), errno))
 }

@@ -5,6 +5,7 @@
 //! the command goes on. All of it works without root.
 
 mod about;
+mod alone;
 mod channel;
 mod error;
 mod ids;
@@ -37,6 +38,7 @@ use crate::rules::override_stat::{OVERRIDE_STAT, OverrideStat};
 pub use about::About;
 pub use error::Error;
 use error::Result;
+use ids::Giver;
 use inside::Program;
 use launch::{Begun, Entered};
 use place::{Place, Run, is_name};
@@ -89,7 +91,15 @@ fn start(args: &RunArgs) -> Result<ExitCode> {
         None => make(&place, args, &directory)?,
     };
     let command = if args.command.is_empty() { vec![shell()] } else { args.command.clone() };
-    let program = Program { command, directory, run: run.name.clone() };
+    let is_alone = run.about.root && Giver::this().ids(true).count == 0;
+    let alone = if is_alone {
+        let config = run.path("inside").join(alone::APT_CONFIG);
+        fs::write(&config, alone::APT_SETTING).map_err(Error::io("write", &config))?;
+        Some(place.path().to_owned())
+    } else {
+        None
+    };
+    let program = Program { command, directory, run: run.name.clone(), alone };
     let ended = match live_process(&run)? {
         Some(pid) => {
             let entered = launch::join(pid, run.about.net == crate::cli::Net::None, &program)?;
@@ -374,6 +384,7 @@ fn make_real(args: &ApplyArgs) -> Result<ExitCode> {
         records: run.about.records,
         root: (run.about.root && run.about.records).then_some((uid, gid)),
         bases: run.about.work.join("plyfs/bases"),
+        work: run.about.work.clone(),
         target: run.target().to_owned(),
         name: run.name,
     };
