@@ -48,6 +48,8 @@ type Taken = Option<(u64, (i64, u64))>;
 pub(super) struct Bases {
     dir: PathBuf,
     known: HashMap<PathBuf, Base>,
+    /// What paths have become by being made for real; None for what was removed. A rewind takes nothing of it back.
+    applied: HashMap<PathBuf, Option<Base>>,
     /// What of the run has been made for real.
     taken: HashMap<PathBuf, Taken>,
 }
@@ -153,21 +155,32 @@ fn whole_lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text[..end].split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
 }
 
+/// A line, when it was written, and whether that was when something had been made for real.
+type Dated = ((i64, u64), bool, Line);
+
 /// What is known after all lines.
-fn replay(mut lines: Vec<((i64, u64), Line)>) -> (HashMap<PathBuf, Base>, HashMap<PathBuf, Taken>) {
-    lines.sort_by_key(|(time, _)| *time);
-    let (mut known, mut all_taken) = (HashMap::new(), HashMap::new());
+fn replay(mut lines: Vec<Dated>) -> Bases {
+    lines.sort_by_key(|(time, ..)| *time);
+    let Bases { mut known, mut applied, mut taken, .. } = Bases::default();
     let mut saved: HashMap<String, HashMap<PathBuf, Base>> = HashMap::new();
-    for (_, line) in lines {
+    for (_, is_applied, line) in lines {
         match line {
-            Line::Base(path, base) => drop(known.insert(path, base)),
-            Line::Gone(path) => drop(known.remove(&path)),
-            Line::Taken(path, taken) => drop(all_taken.insert(path, taken)),
+            Line::Base(path, base) => {
+                if is_applied {
+                    applied.insert(path.clone(), Some(base.clone()));
+                }
+                known.insert(path, base);
+            }
+            Line::Gone(path) => {
+                known.remove(&path);
+                applied.insert(path, None);
+            }
+            Line::Taken(path, inode) => drop(taken.insert(path, inode)),
             Line::Snapshot(name) => drop(saved.insert(name, known.clone())),
             Line::Rewind(name) => known = saved.get(&name).cloned().unwrap_or_default(),
         }
     }
-    (known, all_taken)
+    Bases { dir: PathBuf::new(), known, applied, taken }
 }
 
 impl Bases {
@@ -180,15 +193,21 @@ impl Bases {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 text => text.map_err(Error::io("read", &path))?,
             };
-            lines.extend(whole_lines(&text).filter_map(parse));
+            let of_applied = name == APPLIED;
+            let dated = |line| parse(line).map(|(time, line)| (time, of_applied, line));
+            lines.extend(whole_lines(&text).filter_map(dated));
         }
-        let (known, taken) = replay(lines);
-        Ok(Self { dir: dir.to_owned(), known, taken })
+        Ok(Self { dir: dir.to_owned(), ..replay(lines) })
     }
 
     /// What was at the end of a way.
     pub(super) fn find(&self, way: &[OsString]) -> Option<&Base> {
         self.known.get(&way.iter().collect::<PathBuf>())
+    }
+
+    /// What a path has become by being made for real, if it has.
+    pub(super) fn applied(&self, way: &[OsString]) -> Option<Option<&Base>> {
+        self.applied.get(&way.iter().collect::<PathBuf>()).map(Option::as_ref)
     }
 
     /// Whether what the run has at the end of a way, as it is in its layer, has been made for real.
@@ -296,9 +315,10 @@ mod tests {
     use super::*;
 
     fn known(text: &str) -> Vec<(String, u64)> {
-        let lines = whole_lines(text.as_bytes()).filter_map(parse).collect();
+        let dated = |line| parse(line).map(|(time, line)| (time, false, line));
+        let lines = whole_lines(text.as_bytes()).filter_map(dated).collect();
         let mut known: Vec<_> = replay(lines)
-            .0
+            .known
             .into_iter()
             .map(|(path, base)| (path.to_string_lossy().into_owned(), base.size))
             .collect();
@@ -312,7 +332,8 @@ mod tests {
 
     #[test]
     fn the_last_word_counts_whoever_says_it() {
-        let text = [base(2, 20, "a"), base(1, 10, "a"), "gone 3.0 b\n".into(), base(2, 5, "b"), base(3, 1, ".")];
+        let text =
+            [base(2, 20, "a"), base(1, 10, "a"), "gone 3.0 b\n".into(), base(2, 5, "b"), base(3, 1, ".")];
         assert_eq!(known(&text.concat()), [(String::new(), 1), ("a".into(), 20)]);
         let cut = base(2, 1, "a b\\012c") + &base(3, 2, "d");
         assert_eq!(known(&cut[..cut.len() - 1]), [("a b\nc".into(), 1)]);

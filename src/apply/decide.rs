@@ -15,9 +15,9 @@ pub(super) struct Facts {
     pub(super) run: Option<char>,
     /// The type of what is there by now.
     pub(super) now: Option<char>,
-    /// What is there is what was there.
+    /// What is there is what was there, or what it became by being made for real.
     pub(super) now_is_base: bool,
-    /// What the run has is what was there.
+    /// What the run has is what was there, but for its time.
     pub(super) run_is_base: bool,
     /// What the run has was made for real before: it is the outside's business by now.
     pub(super) is_taken: bool,
@@ -70,7 +70,13 @@ impl fmt::Display for Conflict {
 
 /// What is to become of a path of which that is known.
 pub(super) fn decide(facts: &Facts) -> Verdict {
-    if facts.is_taken || facts.run_is_base && facts.base.is_some() {
+    if facts.is_taken {
+        return Verdict::Leave;
+    }
+    if facts.now_is_base {
+        return Verdict::Make;
+    }
+    if facts.run_is_base && facts.base.is_some() {
         return Verdict::Leave;
     }
     let conflict = match (facts.base, facts.run, facts.now) {
@@ -79,7 +85,6 @@ pub(super) fn decide(facts: &Facts) -> Verdict {
         (Some(_), Some(_), None) => Conflict::Gone,
         (None, None, Some(_)) => Conflict::New,
         (None, Some(_), Some(_)) => Conflict::MadeTwice,
-        (Some(_), _, Some(_)) if facts.now_is_base => return Verdict::Make,
         (Some(_), None, Some(_)) => Conflict::DeletedHere,
         (Some(base), Some(_), Some(now)) if base != now => Conflict::Type,
         (Some(_), Some(_), Some(_)) if facts.same_data => Conflict::Metadata,
@@ -108,15 +113,16 @@ mod tests {
                 both.into_iter().flat_map(|a| both.map(|b| (a, b))).flat_map(|(a, b)| both.map(|c| (a, b, c)))
             {
                 // What is another type is another thing.
-                if now_is_base && now != base || run_is_base && run != base {
+                if run_is_base && run != base {
                     continue;
                 }
                 seen += 1;
                 let facts = Facts { base, run, now, now_is_base, run_is_base, same_data, is_taken: false };
                 assert_eq!(decide(&Facts { is_taken: true, ..facts }), Verdict::Leave);
                 let expected = match facts {
+                    Facts { now_is_base: true, .. } => Verdict::Make,
                     Facts { run_is_base: true, base: Some(_), .. } => Verdict::Leave,
-                    Facts { now_is_base: true, .. } | Facts { now: None, base: None, .. } => Verdict::Make,
+                    Facts { now: None, base: None, .. } => Verdict::Make,
                     Facts { run: None, now: None, .. } => Verdict::Make,
                     Facts { now: None, .. } => conflict(Gone),
                     Facts { base: None, run: None, .. } => conflict(New),
@@ -126,10 +132,6 @@ mod tests {
                     Facts { same_data: true, .. } => conflict(Metadata),
                     _ => conflict(Content),
                 };
-                // With no base there is nothing to be the same as.
-                if base.is_none() && (now_is_base || run_is_base) {
-                    continue;
-                }
                 assert_eq!(decide(&facts), expected, "{facts:?}");
             }
         }

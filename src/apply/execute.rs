@@ -131,7 +131,7 @@ pub(super) fn execute(
     }
     let names: Vec<Way> = staged.iter().map(|staged| place_in(staged.way, &staged.beside)).collect();
     journal.write(&names).map_err(Error::staged)?;
-    let mut links = Links::default();
+    let mut links = Links(made_before(plan, sides, target, &steps)?);
     let made = staged.iter().try_for_each(|staged| stage(plan, sides, target, staged, &mut links));
     let made = made.and_then(|()| sync_all(target, &staged));
     if let Err(e) = made {
@@ -168,6 +168,36 @@ fn sync_all(target: &Target, staged: &[Staged<'_>]) -> Result<()> {
 #[derive(Debug, Default)]
 struct Links(HashMap<(u64, u64), (Place, OsString)>);
 
+/// Files with several names of which some are there already, as they are to be.
+fn made_before(
+    plan: &Plan,
+    sides: &Sides,
+    target: &Target,
+    steps: &[Step],
+) -> Result<HashMap<(u64, u64), (Place, OsString)>> {
+    let puts = steps.iter().filter_map(|step| if let Step::Put(way) = step { Some(way) } else { None });
+    let mut has_linked = false;
+    for way in puts {
+        let is_linked = |thing: Thing| thing.raw.is_hard_linked() || thing.raw.kind() == FileType::Directory;
+        has_linked |= sides.run(way)?.is_some_and(is_linked);
+    }
+    let mut made = HashMap::new();
+    if !has_linked {
+        return Ok(made);
+    }
+    for (id, ways) in sides.linked()? {
+        for way in ways.into_iter().filter(|way| !plan.items.contains_key(way)) {
+            let (Some(run), Some(now)) = (sides.run(&way)?, sides.now(&way)?) else { continue };
+            let is_same = run.stat.kind() == now.stat.kind()
+                && content::is_same((&run.inode, &run.stat), (&now.inode, &now.stat))?;
+            if is_same && let Some((name, dirs)) = way.split_last() {
+                made.insert(id, (target.dir(dirs)?, name.clone()));
+            }
+        }
+    }
+    Ok(made)
+}
+
 fn stage(plan: &Plan, sides: &Sides, target: &Target, staged: &Staged<'_>, links: &mut Links) -> Result<()> {
     match staged.step {
         Step::Put(way) if !is_change(plan, sides, way)? => {
@@ -183,7 +213,9 @@ fn is_change(plan: &Plan, sides: &Sides, way: &Way) -> Result<bool> {
         return Ok(false);
     }
     match (sides.run(way)?, sides.now(way)?) {
-        (Some(run), Some(now)) if run.stat.kind() == now.stat.kind() && run.stat.kind() != FileType::Directory => {
+        (Some(run), Some(now))
+            if run.stat.kind() == now.stat.kind() && run.stat.kind() != FileType::Directory =>
+        {
             // The name of one among several may be all that the run has changed.
             Ok(run.stat.st_nlink == 1 && content::is_same((&run.inode, &run.stat), (&now.inode, &now.stat))?)
         }
@@ -319,7 +351,8 @@ fn publish(
 /// Notes what a path, and what is in it, is from now on.
 fn note(plan: &Plan, sides: &Sides, way: &Way, notes: &mut Notes) -> Result<()> {
     sides.forget();
-    let inside = plan.items.range(way.clone()..).map(|(other, _)| other).take_while(|other| other.starts_with(way));
+    let inside =
+        plan.items.range(way.clone()..).map(|(other, _)| other).take_while(|other| other.starts_with(way));
     for way in inside {
         let run = plan.items.get(way).is_some_and(|item| item.run.is_some());
         let run = if run { sides.run(way)? } else { None };

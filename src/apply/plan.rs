@@ -54,11 +54,7 @@ pub(super) enum Step {
 impl Plan {
     /// Looks at all that the run has changed, or at what was asked for.
     pub(super) fn make(source: &Source, sides: &Sides, bases: &Bases, args: &ApplyArgs) -> Result<Self> {
-        let wanted = args
-            .paths
-            .iter()
-            .map(|path| way_of(source, path))
-            .collect::<Result<Vec<_>>>()?;
+        let wanted = args.paths.iter().map(|path| way_of(source, path)).collect::<Result<Vec<_>>>()?;
         let mut kinds: BTreeMap<Way, Vec<Kind>> = BTreeMap::new();
         for change in sides.changes()? {
             kinds.entry(change.way).or_default().push(change.kind);
@@ -70,19 +66,29 @@ impl Plan {
         }
         let is_wanted = |way: &Way| wanted.is_empty() || wanted.iter().any(|wanted| way.starts_with(wanted));
         // What is made is made in a directory.
-        let is_around =
-            |way: &Way, kinds: &[Kind]| kinds.contains(&Kind::Added) && wanted.iter().any(|wanted| wanted.starts_with(way));
+        let is_around = |way: &Way, kinds: &[Kind]| {
+            kinds.contains(&Kind::Added) && wanted.iter().any(|wanted| wanted.starts_with(way))
+        };
         let mut plan = Self::default();
         for (way, kinds) in kinds {
             if is_wanted(&way) || is_around(&way, &kinds) {
-                let item = look(&way, kinds.contains(&Kind::Added) || kinds.contains(&Kind::Modified), sides, bases, source, args)?;
+                let item = look(
+                    &way,
+                    kinds.contains(&Kind::Added) || kinds.contains(&Kind::Modified),
+                    sides,
+                    bases,
+                    source,
+                    args,
+                )?;
                 plan.items.insert(way, item);
             }
         }
         if args.theirs {
-            plan.items.values_mut().for_each(|item| item.verdict = match item.verdict {
-                Verdict::Conflict(_) => Verdict::Make,
-                verdict => verdict,
+            plan.items.values_mut().for_each(|item| {
+                item.verdict = match item.verdict {
+                    Verdict::Conflict(_) => Verdict::Make,
+                    verdict => verdict,
+                }
             });
         }
         plan.spread();
@@ -95,13 +101,16 @@ impl Plan {
             .items
             .iter()
             .filter(|(_, item)| {
-                item.run.is_some_and(|kind| kind != FileType::Directory) && item.now == Some(FileType::Directory)
+                item.run.is_some_and(|kind| kind != FileType::Directory)
+                    && item.now == Some(FileType::Directory)
             })
             .map(|(way, _)| way.clone())
             .collect();
         for way in replaced {
             let inside = beneath(&self.items, &way).any(|(_, item)| item.verdict != Verdict::Make);
-            if let Some(item) = self.items.get_mut(&way).filter(|item| inside && item.verdict == Verdict::Make) {
+            if let Some(item) =
+                self.items.get_mut(&way).filter(|item| inside && item.verdict == Verdict::Make)
+            {
                 item.verdict = Verdict::Conflict(Conflict::New);
             }
         }
@@ -126,7 +135,9 @@ impl Plan {
             }
             let is_dir = |kind: Option<FileType>| kind == Some(FileType::Directory);
             match (item.run, item.now) {
-                (Some(_), Some(_)) if is_dir(item.run) && is_dir(item.now) => dirs.push(Step::Change(way.clone())),
+                (Some(_), Some(_)) if is_dir(item.run) && is_dir(item.now) => {
+                    dirs.push(Step::Change(way.clone()))
+                }
                 (Some(_), _) => {
                     steps.push(Step::Put(way.clone()));
                     covered = Some(way);
@@ -168,7 +179,8 @@ impl Plan {
 
     /// What is beneath a path that is made.
     pub(super) fn made_beneath(&self, way: &Way) -> BTreeSet<&Way> {
-        let made = beneath(&self.items, way).filter(|(_, item)| item.verdict == Verdict::Make && item.run.is_some());
+        let made =
+            beneath(&self.items, way).filter(|(_, item)| item.verdict == Verdict::Make && item.run.is_some());
         made.map(|(way, _)| way).collect()
     }
 }
@@ -205,7 +217,7 @@ fn look(
     let run = if has_run { sides.run(way)? } else { None };
     let now = sides.now(way)?;
     let base = bases.find(way);
-    let mut facts = facts(run.as_ref(), now.as_ref(), base, bases)?;
+    let mut facts = facts(way, run.as_ref(), now.as_ref(), base, bases)?;
     // A directory's own time goes with what is in it.
     let is_dir = run.as_ref().is_some_and(|run| run.stat.kind() == FileType::Directory);
     facts.is_taken = !is_dir && bases.is_taken(way, run.as_ref().map(|run| &run.raw));
@@ -221,7 +233,9 @@ fn look(
                         Merged::Clean(data) if args.merge => {
                             (verdict, merged) = (Verdict::Make, Some(data));
                         }
-                        Merged::Clean(_) => note = Some("the changes are in different places: --merge takes both\n".into()),
+                        Merged::Clean(_) => {
+                            note = Some("the changes are in different places: --merge takes both\n".into())
+                        }
                         Merged::Marked(text) => note = Some(text),
                         Merged::NoText => {}
                     }
@@ -239,6 +253,7 @@ fn look(
 }
 
 fn facts(
+    way: &Way,
     run: Option<&Thing>,
     now: Option<&Thing>,
     base: Option<&Base>,
@@ -259,31 +274,43 @@ fn facts(
         same_data: false,
         is_taken: false,
     };
-    let Some(base) = base else { return Ok(facts) };
-    let kept = bases.kept(base);
-    let holds = |thing: &Thing| -> Result<bool> {
-        Ok(match (&kept, thing.stat.kind()) {
-            (Some(kept), FileType::RegularFile) => {
-                thing.stat.st_size as u64 == base.size && content::read(&thing.inode, &thing.stat)? == *kept
-            }
-            (Some(kept), FileType::Symlink) => thing.inode.read_link()?.as_encoded_bytes() == kept,
-            _ => false,
-        })
-    };
-    if let Some(now) = now {
+    let is = |base: &Base, now: &Thing| -> Result<bool> {
         let by_now = Base::of(&now.stat);
         let untouched = Base { kept: base.kept.clone(), ..by_now.clone() } == *base;
+        let same = || Ok::<_, Error>(base.kind == 'd' || same_xattrs && holds(bases, base, now)?);
+        Ok(untouched || by_now.same_metadata(base) && same()?)
+    };
+    facts.now_is_base = match (bases.applied(way), now) {
+        (Some(Some(applied)), Some(now)) => is(applied, now)?,
+        (Some(None), None) => true,
+        _ => false,
+    };
+    let Some(base) = base else { return Ok(facts) };
+    if let Some(now) = now {
+        let by_now = Base::of(&now.stat);
         let same_kind = by_now.kind == base.kind;
-        facts.same_data = same_kind
-            && (base.kind == 'd' || by_now.size == base.size && by_now.mtime == base.mtime || holds(now)?);
-        facts.now_is_base = untouched
-            || by_now.same_metadata(base) && (base.kind == 'd' || same_xattrs && holds(now)?);
+        let same_time = by_now.size == base.size && by_now.mtime == base.mtime;
+        facts.same_data = same_kind && (base.kind == 'd' || same_time || holds(bases, base, now)?);
+        facts.now_is_base |= is(base, now)?;
     }
     if let Some(run) = run {
         let of_run = Base::of(&run.stat);
-        facts.run_is_base = of_run.same_metadata(base) && same_xattrs && (base.kind == 'd' || holds(run)?);
+        let same = || Ok::<_, Error>(same_xattrs && (base.kind == 'd' || holds(bases, base, run)?));
+        facts.run_is_base = of_run.same_metadata(base) && same()?;
     }
     Ok(facts)
+}
+
+/// Whether a thing holds what was kept of it.
+fn holds(bases: &Bases, base: &Base, thing: &Thing) -> Result<bool> {
+    let Some(kept) = bases.kept(base) else { return Ok(false) };
+    Ok(match thing.stat.kind() {
+        FileType::RegularFile => {
+            thing.stat.st_size as u64 == base.size && content::read(&thing.inode, &thing.stat)? == kept
+        }
+        FileType::Symlink => thing.inode.read_link()?.as_encoded_bytes() == kept,
+        _ => false,
+    })
 }
 
 #[cfg(test)]
@@ -345,7 +372,8 @@ mod tests {
 
     #[test]
     fn a_file_in_place_of_a_directory_takes_all_of_it_away() {
-        let items = [("d", 'f', 'd', MAKE), ("d/e", '-', 'f', MAKE), ("f", 'd', 'f', MAKE), ("f/x", 'f', '-', MAKE)];
+        let items =
+            [("d", 'f', 'd', MAKE), ("d/e", '-', 'f', MAKE), ("f", 'd', 'f', MAKE), ("f/x", 'f', '-', MAKE)];
         assert_eq!(plan(&items).steps(), [Step::Put(way("d")), Step::Put(way("f"))]);
     }
 }

@@ -4,14 +4,15 @@
 //! tree alone is what there is to be made.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use super::Source;
 use super::error::{Error, Result};
+use super::plan::Way;
 use crate::branch::{Atime, Dir, Inode, Inodes, Stat};
 use crate::control::Access;
 use crate::look::changes::Change;
@@ -40,6 +41,12 @@ fn followed(work: &Path, upper: &Dir) -> Result<HashSet<(u64, u64)>> {
     copies.map(|copy| copy.copy.stat().map(|stat| (stat.st_dev, stat.st_ino)).map_err(Error::from)).collect()
 }
 
+/// A directory, and its parts.
+type Looked = (Way, Parts);
+
+/// Files by device and number, and their names.
+type Names = HashMap<(u64, u64), Vec<Way>>;
+
 /// The parts of a directory, open.
 type Parts = Vec<(Part, Dir)>;
 
@@ -53,7 +60,7 @@ pub(super) struct Sides {
     /// Copies that other names of a file follow which the layers do not have, by device and number.
     followed: HashSet<(u64, u64)>,
     /// The directory that was looked at last, of each side.
-    last: RefCell<[Option<(Vec<OsString>, Parts)>; 2]>,
+    last: RefCell<[Option<Looked>; 2]>,
 }
 
 impl Sides {
@@ -64,8 +71,7 @@ impl Sides {
             ..Manner::default()
         };
         let own = source.layers.iter().map(|layer| (layer.clone(), Access::Writable));
-        let all: Vec<(PathBuf, Access)> =
-            own.chain([(source.target.clone(), Access::ReadOnly)]).collect();
+        let all: Vec<(PathBuf, Access)> = own.chain([(source.target.clone(), Access::ReadOnly)]).collect();
         let branches = layers::open(&all, manner)?;
         let own = source.layers.len();
         let followed = followed(&source.work, &branches[0].root)?;
@@ -88,8 +94,10 @@ impl Sides {
         if let Some((uid, gid)) = self.root {
             // What is root's outside as well stays so.
             let is = |one: u32, other: Option<u32>| one == 0 && other != Some(0);
-            stat.st_uid = if is(stat.st_uid, now.as_ref().map(|now| now.stat.st_uid)) { uid } else { stat.st_uid };
-            stat.st_gid = if is(stat.st_gid, now.as_ref().map(|now| now.stat.st_gid)) { gid } else { stat.st_gid };
+            stat.st_uid =
+                if is(stat.st_uid, now.as_ref().map(|now| now.stat.st_uid)) { uid } else { stat.st_uid };
+            stat.st_gid =
+                if is(stat.st_gid, now.as_ref().map(|now| now.stat.st_gid)) { gid } else { stat.st_gid };
         }
         Ok(Some(Thing { stat, ..thing }))
     }
@@ -145,6 +153,25 @@ impl Sides {
     /// The outside has changed.
     pub(super) fn forget(&self) {
         *self.last.borrow_mut() = [None, None];
+    }
+
+    /// The files of the layers that have several names, and these.
+    pub(super) fn linked(&self) -> Result<Names> {
+        let mut linked = Names::new();
+        for branch in &self.branches[..self.own] {
+            let mut left = vec![(Vec::new(), branch.root.clone())];
+            while let Some((way, dir)) = left.pop() {
+                for entry in dir.list()? {
+                    let inside: Vec<OsString> = way.iter().cloned().chain([entry.name.clone()]).collect();
+                    if entry.kind == FileType::Directory {
+                        left.push((inside, dir.open_dir(&entry.name)?));
+                    } else if let Some(stat) = dir.stat(&entry.name)?.filter(Stat::is_hard_linked) {
+                        linked.entry((stat.st_dev, stat.st_ino)).or_default().push(inside);
+                    }
+                }
+            }
+        }
+        Ok(linked)
     }
 
     /// What is under another name in the same directory outside, by its number.

@@ -78,8 +78,12 @@ impl Target {
         let me = rustix::process::geteuid().as_raw();
         let is_sticky = around.st_mode & 0o1000 != 0;
         let is_others = now.is_some_and(|now| now.st_uid != me) && around.st_uid != me;
-        (me != 0 && is_sticky && is_others)
-            .then(|| format!("{} is another user's, in a directory that is for all", crate::shown::shown(&place.path.join(name))))
+        (me != 0 && is_sticky && is_others).then(|| {
+            format!(
+                "{} is another user's, in a directory that is for all",
+                crate::shown::shown(&place.path.join(name))
+            )
+        })
     }
 
     /// Makes what a thing is under a name that is free. What a directory has besides its entries comes later.
@@ -100,16 +104,15 @@ impl Target {
                 }
                 self.finish_by(&file, &format!("/proc/self/fd/{}", file.as_raw_fd()), &path, thing)
             }
-            FileType::Directory => {
-                rustix::fs::mkdirat(&place.dir, name, PRIVATE_DIR).map_err(failed("make"))
-            }
+            FileType::Directory => rustix::fs::mkdirat(&place.dir, name, PRIVATE_DIR).map_err(failed("make")),
             FileType::Symlink => {
                 let to = thing.inode.read_link()?;
                 rustix::fs::symlinkat(&*to, &place.dir, name).map_err(failed("make"))?;
                 self.finish(place, name, thing)
             }
             kind => {
-                rustix::fs::mknodat(&place.dir, name, kind, PRIVATE, thing.stat.st_rdev).map_err(failed("make"))?;
+                rustix::fs::mknodat(&place.dir, name, kind, PRIVATE, thing.stat.st_rdev)
+                    .map_err(failed("make"))?;
                 self.finish(place, name, thing)
             }
         }
@@ -119,7 +122,8 @@ impl Target {
     pub(super) fn finish(&self, place: &Place, name: &OsStr, thing: &Thing) -> Result<()> {
         let path = place.path.join(name);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let inode = rustix::fs::openat(&place.dir, name, flags, Mode::empty()).map_err(Error::io("open", &path))?;
+        let inode =
+            rustix::fs::openat(&place.dir, name, flags, Mode::empty()).map_err(Error::io("open", &path))?;
         self.finish_by(&inode, &format!("/proc/self/fd/{}", inode.as_raw_fd()), &path, thing)
     }
 
@@ -174,7 +178,8 @@ impl Place {
     /// A directory in it.
     pub(super) fn inside(&self, name: &OsStr) -> Result<Self> {
         let path = self.path.join(name);
-        let dir = rustix::fs::openat(&self.dir, name, DIR, Mode::empty()).map_err(Error::io("open", &path))?;
+        let dir =
+            rustix::fs::openat(&self.dir, name, DIR, Mode::empty()).map_err(Error::io("open", &path))?;
         Ok(Self { dir, path })
     }
 
@@ -191,12 +196,14 @@ impl Place {
             (Err(Errno::NOENT), None) => Ok(()),
             (Ok(now), Some(seen)) => {
                 let is_dir = seen.kind() == FileType::Directory;
-                let same_time = (now.st_ctime as i64, now.st_ctime_nsec as u64) == (seen.st_ctime, seen.st_ctime_nsec);
+                let same_time = (now.st_ctime, now.st_ctime_nsec) == (seen.st_ctime, seen.st_ctime_nsec);
                 // What is done in a directory changes its times.
                 let same = now.st_ino == seen.st_ino && (is_dir || same_time);
                 if same { Ok(()) } else { Err(changed()) }
             }
-            (Err(errno), Some(_)) if errno != Errno::NOENT => Err(Error::io("look at", &self.path.join(name))(errno)),
+            (Err(errno), Some(_)) if errno != Errno::NOENT => {
+                Err(Error::io("look at", &self.path.join(name))(errno))
+            }
             _ => Err(changed()),
         }
     }

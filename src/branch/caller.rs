@@ -5,7 +5,7 @@
 //! one step. The thread keeps its other powers: whether the caller may is the kernel's business, and it
 //! has checked.
 //!
-//! One of the six files with `unsafe` code: a thread must get an umask of its own, which no safe call does.
+//! One of the seven files with `unsafe` code: a thread must get an umask of its own, which no safe call does.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;

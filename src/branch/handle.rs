@@ -5,7 +5,7 @@
 //! Where there is neither, by nothing: such an inode is not remembered. Nor is one of a FUSE filesystem or a FAT: what
 //! they call a handle holds a number that goes with the mount.
 //!
-//! One of the six files with `unsafe` code: no safe call names a handle.
+//! One of the seven files with `unsafe` code: no safe call names a handle.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;

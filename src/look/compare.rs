@@ -19,6 +19,9 @@ use crate::rules::name::{Name, Spelling};
 const DEEPEST: usize = 1000;
 const BUFFER: usize = 64 * 1024;
 
+/// A branch's part of a directory, open.
+type Open = (Part, Dir);
+
 /// A directory that is to be looked at.
 struct Pending {
     way: Vec<OsString>,
@@ -90,14 +93,14 @@ impl Compare<'_> {
         Ok(left)
     }
 
-    fn open(&self, way: &[OsString], parts: &[Part]) -> Result<Vec<(Part, Dir)>> {
+    fn open(&self, way: &[OsString], parts: &[Part]) -> Result<Vec<Open>> {
         parts.iter().map(|part| Ok((*part, dir_at(&self.branches[part.0], way)?))).collect()
     }
 
     fn entry(
         &mut self,
         parent: &[OsString],
-        (shown, below): (&[(Part, Dir)], &[(Part, Dir)]),
+        (shown, below): (&[Open], &[Open]),
         name: &Name,
     ) -> Result<Option<Pending>> {
         let way = join(parent, name.as_os_str());
@@ -209,14 +212,14 @@ fn join(way: &[OsString], name: &OsStr) -> Vec<OsString> {
     way.iter().cloned().chain([name.to_owned()]).collect()
 }
 
-fn inode_in(parts: &[(Part, Dir)], branch: usize, name: &Name) -> Result<Inode> {
+fn inode_in(parts: &[Open], branch: usize, name: &Name) -> Result<Inode> {
     let dir = parts.iter().find(|((at, _), _)| *at == branch);
     let (_, dir) = dir.ok_or(crate::error::Error::Bug("an entry of no branch"))?;
     Ok(dir.open_inode(name.as_os_str())?)
 }
 
 /// What has a name in some part of a directory, whether it shows or not.
-fn names_in(parts: &[(Part, Dir)]) -> Result<BTreeSet<Name>> {
+fn names_in(parts: &[Open]) -> Result<BTreeSet<Name>> {
     let mut names = BTreeSet::new();
     for ((_, formats), dir) in parts {
         for (spelling, listed) in list(dir, *formats)? {

@@ -48,10 +48,7 @@ pub fn start_daemon(arguments: impl Iterator<Item = OsString>) -> Result<Option<
 }
 
 /// The child once it is ready, or its exit code.
-fn start(
-    name: &OsStr,
-    arguments: impl Iterator<Item = OsString>,
-) -> Result<Result<Child, u8>, MountError> {
+fn start(name: &OsStr, arguments: impl Iterator<Item = OsString>) -> Result<Result<Child, u8>, MountError> {
     let failed = |what| move |error| MountError::Process { what, error };
     let mut child = Command::new("/proc/self/exe")
         .arg0(name)

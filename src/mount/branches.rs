@@ -153,10 +153,16 @@ fn hide(options: &MountOptions, hidden: &mut Hidden) -> Result<(), MountError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(failed(Errno::INVAL));
         };
-        let around = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let around =
+            rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let around = around.map_err(failed)?;
         hidden.names.push((Place::of(&around).map_err(failed)?.identity.inode_id(), name.to_owned()));
-        match rustix::fs::openat(&around, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        match rustix::fs::openat(
+            &around,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Ok(inode) => hidden.inodes.push(Place::of(&inode).map_err(failed)?.identity.inode_id()),
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(failed(errno)),

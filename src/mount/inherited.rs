@@ -4,7 +4,7 @@
 //! stays in use. They are closed once the branches are open, and not before: a branch may be given as
 //! `/proc/self/fd/5`.
 //!
-//! One of the six files with `unsafe` code: a descriptor that nobody owns cannot be closed or owned otherwise.
+//! One of the seven files with `unsafe` code: a descriptor that nobody owns cannot be closed or owned otherwise.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

@@ -3,7 +3,7 @@
 //! Inodes that the kernel has forgotten are freed one by one, and the C library keeps most of what they took for the next
 //! ones. A daemon lives for long: what a walk over everything took must not stay with it for ever.
 //!
-//! One of the six files with `unsafe` code: nothing safe asks the C library for it.
+//! One of the seven files with `unsafe` code: nothing safe asks the C library for it.
 #![allow(unsafe_code)]
 
 /// Gives back what is free. Takes a moment, in which whoever allocates may wait.

@@ -456,7 +456,9 @@ impl Reader {
                 self.empties_unreadable = match needed("unreadable", value, "error|empty")? {
                     b"error" => false,
                     b"empty" => true,
-                    other => return Err(OptionError::Unreadable(String::from_utf8_lossy(other).into_owned())),
+                    other => {
+                        return Err(OptionError::Unreadable(String::from_utf8_lossy(other).into_owned()));
+                    }
                 };
                 Ok(())
             }

@@ -122,7 +122,9 @@ pub enum Error {
     #[error("the daemon of the run did not start")]
     NoDaemon,
     /// It has ended.
-    #[error("the daemon of run {0} has ended, and with it everything in the run. What was changed is kept: `plyfs run --name {0}` goes on")]
+    #[error(
+        "the daemon of run {0} has ended, and with it everything in the run. What was changed is kept: `plyfs run --name {0}` goes on"
+    )]
     DaemonGone(String),
     /// It refuses.
     #[error("{0}")]

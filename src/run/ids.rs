@@ -124,7 +124,7 @@ fn lent_to(text: &str, uid: u32, name: Option<&str>) -> Option<(u32, u32)> {
     ranges.filter(|(_, count)| *count > 0).max_by_key(|(first, count)| (*count, u32::MAX - first))
 }
 
-fn parse_map(text: &str) -> Option<Vec<Line>> {
+pub(super) fn parse_map(text: &str) -> Option<Vec<Line>> {
     text.lines()
         .map(|line| {
             let mut words = line.split_whitespace().map(|word| word.parse().ok());

@@ -19,6 +19,7 @@ use rustix::mount::{
 };
 
 use super::channel::{Channel, Word};
+use super::namespace::Spaces;
 use super::{alone, namespace};
 use crate::mount::FS_TYPE;
 
@@ -37,6 +38,8 @@ pub(super) struct View {
     pub(super) instead: (PathBuf, PathBuf),
     /// What of the real tree does not show.
     pub(super) cover: Vec<PathBuf>,
+    /// Whether what covers something must not be taken away by root in the run.
+    pub(super) locks: bool,
     /// Who the mount is made by, as the namespace has it.
     pub(super) owner: (u32, u32),
     /// Its own network.
@@ -75,19 +78,19 @@ pub(super) fn go(view: &View, program: Option<&Program>, channel: Channel) -> u8
 
 /// In a new process: becomes the command in namespaces that are there.
 pub(super) fn join(process: &OwnedFd, net: bool, program: &Program, channel: Channel) -> u8 {
-    let entered = at("setns", namespace::join(process, net));
+    let entered = at("setns", namespace::join(process, net)).map(|()| Spaces::own());
     become_or_wait(entered, Some(program), channel)
 }
 
-fn become_or_wait(entered: Result<()>, program: Option<&Program>, channel: Channel) -> u8 {
-    let mounts = namespace::mounts_of("self").unwrap_or_default();
+fn become_or_wait(entered: Result<Spaces>, program: Option<&Program>, channel: Channel) -> u8 {
     let failed = |Failure(step, errno)| {
         let text = [&errno.raw_os_error().to_le_bytes()[..], step.as_bytes()].concat();
         // Nobody may be there to hear it.
         channel.say(Word::Failed, &text, None).unwrap_or_default();
         1
     };
-    let ready = entered.and_then(|()| at("say it", channel.say(Word::Ready, mounts.as_bytes(), None)));
+    let tell = |spaces: Spaces| channel.say(Word::Ready, spaces.text().as_bytes(), None);
+    let ready = entered.and_then(|spaces| at("say it", tell(spaces)));
     match (ready, program) {
         (Err(failure), _) => failed(failure),
         (Ok(()), Some(program)) => {
@@ -118,8 +121,9 @@ fn start(program: &Program) -> Result<Infallible> {
     Err(Failure(String::new(), errno))
 }
 
-fn build(view: &View, channel: &Channel) -> Result<()> {
+fn build(view: &View, channel: &Channel) -> Result<Spaces> {
     at("unshare", namespace::unshare(view.net))?;
+    let spaces = Spaces::own();
     at("say it", channel.say(Word::Unshared, b"", None))?;
     wait_for(channel, Word::Mapped)?;
     // What is mounted outside from now on comes in, and nothing goes out.
@@ -138,7 +142,8 @@ fn build(view: &View, channel: &Channel) -> Result<()> {
     });
     let pass = pass.collect::<Result<Vec<_>>>()?;
 
-    let device = at_path("open", Path::new("/dev/fuse"), rustix::fs::open("/dev/fuse", READ_WRITE, Mode::empty()))?;
+    let device =
+        at_path("open", Path::new("/dev/fuse"), rustix::fs::open("/dev/fuse", READ_WRITE, Mode::empty()))?;
     mount(&device, target, view.owner)?;
     at("hand the session over", channel.say(Word::Mounted, b"", Some(&device)))?;
     drop(device);
@@ -159,7 +164,11 @@ fn build(view: &View, channel: &Channel) -> Result<()> {
     if view.at.is_none() {
         make_root(&root)?;
     }
-    Ok(())
+    // What is mounted over something is to stay there, also for root in here: in a namespace within, it is locked.
+    if view.locks {
+        at("lock the mounts", namespace::unshare_again())?;
+    }
+    Ok(spaces.with_own_mounts())
 }
 
 const READ_WRITE: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);
@@ -185,7 +194,8 @@ fn mount(device: &OwnedFd, target: &Path, (uid, gid): (u32, u32)) -> Result<()> 
 
 /// What is mounted at a path and beneath, to be put elsewhere.
 fn clone(path: &Path) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     at_path("open_tree", path, open_tree(CWD, path, flags))
 }
 

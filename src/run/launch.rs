@@ -16,7 +16,7 @@ use super::channel::{Channel, Message, Word};
 use super::error::{Error, Result};
 use super::ids::{Giver, Ids, Writer};
 use super::inside::{self, Program};
-use super::namespace;
+use super::namespace::{self, Spaces};
 use super::place::{Place, Run};
 use super::view::Plan;
 use crate::mount;
@@ -25,8 +25,8 @@ use crate::mount;
 #[derive(Debug)]
 pub(super) struct Entered {
     pub(super) pid: Pid,
-    /// Its mount namespace.
-    pub(super) mounts: String,
+    /// Those of the run.
+    pub(super) spaces: Spaces,
     /// Closes when it has become the command.
     channel: Channel,
 }
@@ -55,12 +55,18 @@ pub(super) fn begin(place: &Place, run: &Run, program: Option<&Program>) -> Resu
 }
 
 fn attempt(place: &Place, run: &Run, program: Option<&Program>, ids: &Ids) -> Result<Begun> {
+    // What it says is of another time.
+    match fs::remove_file(run.path("live")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        removed => removed.map_err(Error::io("remove", &run.path("live")))?,
+    }
     let Plan { view, daemon } = Plan::of(place, run, ids);
     let mut entered = fork(|channel| inside::go(&view, program, channel))?;
     let begun = serve(&mut entered, daemon, ids);
     match begun {
         Ok(daemon) => {
-            fs::write(run.path("live"), &entered.mounts).map_err(Error::io("write", &run.path("live")))?;
+            let live = run.path("live");
+            fs::write(&live, entered.spaces.text()).map_err(Error::io("write", &live))?;
             Ok(Begun { entered, daemon })
         }
         Err(e) => {
@@ -117,7 +123,7 @@ fn fork(child: impl FnOnce(Channel) -> u8) -> Result<Entered> {
         None => 1,
     });
     let (channel, _) = ends.ok_or_else(|| protocol("fork"))?;
-    Ok(Entered { pid: pid.map_err(Error::process("fork"))?, mounts: String::new(), channel })
+    Ok(Entered { pid: pid.map_err(Error::process("fork"))?, spaces: Spaces::default(), channel })
 }
 
 fn protocol(what: &'static str) -> Error {
@@ -149,7 +155,7 @@ impl Entered {
     /// Waits until the way into the run is behind it.
     fn settle(&mut self) -> Result<()> {
         let ready = self.hear(Word::Ready)?;
-        self.mounts = String::from_utf8_lossy(&ready.text).into_owned();
+        self.spaces = Spaces::parse(&String::from_utf8_lossy(&ready.text));
         Ok(())
     }
 
@@ -181,13 +187,15 @@ fn failed(text: &[u8]) -> Error {
 
 /// What to do about a system that gives no user namespace.
 fn way_out(errno: Errno) -> String {
-    let setting = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default().trim().to_owned();
+    let setting =
+        |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default().trim().to_owned();
     if setting("kernel/unprivileged_userns_clone") == "0" {
         "root allows it with `sysctl kernel.unprivileged_userns_clone=1`".to_owned()
     } else if errno == Errno::NOSPC || setting("user/max_user_namespaces") == "0" {
         "root allows more of them with `sysctl user.max_user_namespaces=10000`".to_owned()
     } else if setting("kernel/apparmor_restrict_unprivileged_userns") == "1" {
-        "root allows it with `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or a profile for plyfs".to_owned()
+        "root allows it with `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or a profile for plyfs"
+            .to_owned()
     } else {
         "in a container, start that with `--security-opt seccomp=unconfined` or `--privileged`; without any, `plyfs mount` \
          and a look at the mount do the same for a tree that is not the whole system"

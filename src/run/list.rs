@@ -9,7 +9,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::error::{Error, Result};
-use super::namespace::processes_in;
 use super::place::{Place, Run};
 use crate::exit::Exit;
 use crate::shown::shown;
@@ -45,8 +44,7 @@ pub(super) fn list(json: bool) -> Result<ExitCode> {
 
 fn row(run: &Run) -> Result<Row> {
     let live = run.is_live()?;
-    let mounts = fs::read_to_string(run.path("live")).unwrap_or_default();
-    let processes = if live { processes_in(&mounts).len() } else { 0 };
+    let processes = if live { run.processes().len() } else { 0 };
     let elsewhere = (run.about.upper.parent() != Some(&run.dir)).then_some(&run.about.upper);
     let bytes = std::iter::once(&run.dir).chain(elsewhere).map(|dir| size(dir)).sum();
     Ok(Row {

@@ -126,13 +126,13 @@ fn start(args: &RunArgs) -> Result<ExitCode> {
 fn follow(entered: Entered, daemon: Option<&std::os::fd::OwnedFd>, program: &Program) -> Result<Ended> {
     let mut signals = Signals::catch()?;
     let become_it = entered.becomes(&program.command[0]);
-    let ended = wait::wait(entered.pid, &entered.mounts, daemon, &mut signals)?;
+    let ended = wait::wait(entered.pid, &entered.spaces, daemon, &mut signals)?;
     if ended == Ended::WithDaemon {
-        wait::kill_all(&entered.mounts);
+        wait::kill_all(&entered.spaces);
         return Ok(ended);
     }
     if let Some(daemon) = daemon
-        && namespace::processes_in(&entered.mounts).is_empty()
+        && entered.spaces.processes().is_empty()
         && !wait::wait_for_end(daemon)
     {
         log::warn!("the daemon of run {} has not ended yet", program.run);
@@ -142,13 +142,16 @@ fn follow(entered: Entered, daemon: Option<&std::os::fd::OwnedFd>, program: &Pro
 
 /// After a command: what there is to be done with the run, or to be said of it.
 fn finish(run: &Run, args: &RunArgs) {
-    let processes = fs::read_to_string(run.path("live")).map(|mounts| namespace::processes_in(&mounts));
-    let processes = processes.unwrap_or_default();
+    let processes = if run.is_live().unwrap_or(false) { run.processes() } else { Vec::new() };
     if !processes.is_empty() {
         eprintln!(
             "plyfs: run {} goes on: {} more in it (`plyfs run --name {0}` joins them)",
             run.name,
-            if processes.len() == 1 { "1 process is".to_owned() } else { format!("{} processes are", processes.len()) },
+            if processes.len() == 1 {
+                "1 process is".to_owned()
+            } else {
+                format!("{} processes are", processes.len())
+            },
         );
         return;
     }
@@ -158,7 +161,10 @@ fn finish(run: &Run, args: &RunArgs) {
             eprintln!("plyfs: {e}");
         }
     } else if io::stderr().is_terminal() {
-        eprintln!("plyfs: the changes are in run {0}: plyfs diff {0}, plyfs apply {0}, plyfs discard {0}", run.name);
+        eprintln!(
+            "plyfs: the changes are in run {0}: plyfs diff {0}, plyfs apply {0}, plyfs discard {0}",
+            run.name
+        );
     }
 }
 
@@ -185,9 +191,7 @@ fn live_process(run: &Run) -> Result<Option<i32>> {
     if !run.is_live()? {
         return Ok(None);
     }
-    let mounts = fs::read_to_string(run.path("live")).unwrap_or_default();
-    let processes = namespace::processes_in(&mounts);
-    processes.first().copied().map(Some).ok_or_else(|| Error::Between(run.name.clone()))
+    run.spaces().entrance().map(Some).ok_or_else(|| Error::Between(run.name.clone()))
 }
 
 /// What was asked for must be what the run has.
@@ -300,8 +304,7 @@ fn discard(args: &DiscardArgs) -> Result<()> {
 /// Removes a run that is not live.
 fn remove(run: &Run) -> Result<()> {
     let Some(_lock) = run.lock()? else {
-        let mounts = fs::read_to_string(run.path("live")).unwrap_or_default();
-        return Err(Error::Live { name: run.name.clone(), pids: namespace::processes_in(&mounts) });
+        return Err(Error::Live { name: run.name.clone(), pids: run.processes() });
     };
     if run.about.upper.parent() != Some(&run.dir) {
         // What the user keeps elsewhere is his.
@@ -361,7 +364,8 @@ pub fn change(word: &Path, wishes: &[Wish]) -> Result<Option<String>> {
     let pid = entered.pid;
     // Nobody listens any more: it ends, and with it the mount and the daemon.
     drop(entered);
-    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).map_err(Error::process("wait"))?;
+    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
+        .map_err(Error::process("wait"))?;
     daemon.wait().map_err(Error::process("wait"))?;
     Ok(Some(changed?))
 }
@@ -372,7 +376,8 @@ pub fn change(word: &Path, wishes: &[Wish]) -> Result<Option<String>> {
 /// See [`enum@Error`].
 pub fn diff(args: &DiffCommandArgs) -> Result<Option<ExitCode>> {
     let Some(run) = meant(&args.dir)? else { return Ok(None) };
-    let lowers = if run.about.lowers.is_empty() { vec![PathBuf::from("/")] } else { run.about.lowers.clone() };
+    let lowers =
+        if run.about.lowers.is_empty() { vec![PathBuf::from("/")] } else { run.about.lowers.clone() };
     Ok(Some(look::diff_layers(args, &run.layers()?, &lowers, run.about.records)?))
 }
 

@@ -5,7 +5,7 @@
 //! ```text
 //! NAME/about      what it is
 //! NAME/lock       held by its daemon
-//! NAME/live       the mount namespace that it has, while it is live
+//! NAME/live       the namespaces that it has, while it is live
 //! NAME/control    the daemon's socket
 //! NAME/upper      what it has changed, unless the user keeps that elsewhere
 //! NAME/work       the upper's workdir
@@ -14,13 +14,17 @@
 //! NAME/mount      where it is mounted, in its own namespace
 //! ```
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
 use super::about::About;
 use super::error::{Error, Result};
+use super::namespace::Spaces;
 
 const LONGEST_NAME: usize = 100;
 
@@ -174,21 +178,33 @@ impl Run {
         Ok(self.lock()?.is_none())
     }
 
+    /// The processes that are in it.
+    pub(super) fn processes(&self) -> Vec<i32> {
+        self.spaces().processes()
+    }
+
+    /// Its namespaces, which are its only while it is live.
+    pub(super) fn spaces(&self) -> Spaces {
+        let live = fs::read_to_string(self.path("live"));
+        live.map(|live| Spaces::parse(&live)).unwrap_or_default()
+    }
+
     /// Keeps it from being mounted, for as long as the file is open; None if it is.
     pub(super) fn lock(&self) -> Result<Option<File>> {
         let path = self.path("lock");
         let file = File::open(&path).map_err(Error::io("open", &path))?;
-        match file.try_lock() {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(Error::io("lock", &path)(errno.into())),
         }
     }
 
     /// The directories whose changes it has: the upper, and the snapshots that it lies on, topmost first.
     pub(super) fn layers(&self) -> Result<Vec<PathBuf>> {
         let upper = std::iter::once(self.about.upper.clone());
-        let below = crate::mount::snapshots_below(&self.about.upper).map_err(crate::mount::MountError::from)?;
+        let below =
+            crate::mount::snapshots_below(&self.about.upper).map_err(crate::mount::MountError::from)?;
         Ok(upper.chain(below.into_iter().map(|found| found.path)).collect())
     }
 

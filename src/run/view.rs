@@ -116,6 +116,7 @@ impl Plan {
             at,
             stage: run.path("mount"),
             void: run.path("void"),
+            locks: about.root || ids.count == u32::MAX,
             pass,
             instead: (place.path().to_owned(), run.path("inside")),
             cover,
@@ -136,7 +137,8 @@ mod tests {
     #[test]
     fn what_is_inside_another_is_there_with_it() {
         let path = |path: &str, needed| (PathBuf::from(path), needed);
-        let given = vec![path("/run/user/1", false), path("/run", false), path("/a", true), path("/runs", true)];
+        let given =
+            vec![path("/run/user/1", false), path("/run", false), path("/a", true), path("/runs", true)];
         assert_eq!(outermost(given), [path("/a", true), path("/run", false), path("/runs", true)]);
         assert_eq!(outermost(vec![path("/a", false), path("/a", true)]), [path("/a", true)]);
     }

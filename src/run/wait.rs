@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::error::{Error, Result};
-use super::namespace::processes_in;
+use super::namespace::Spaces;
 
 /// How long a daemon may take to finish with the upper.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ impl Signals {
 /// Waits for a command. `daemon` is watched if there is one to be watched.
 pub(super) fn wait(
     pid: Pid,
-    mounts: &str,
+    spaces: &Spaces,
     mut daemon: Option<&OwnedFd>,
     signals: &mut Signals,
 ) -> Result<Ended> {
@@ -81,7 +81,7 @@ pub(super) fn wait(
             return Ok(status.map_or(Ended::Code(0), |(_, status)| ended(status)));
         }
         if is_alone {
-            if !processes_in(mounts).is_empty() {
+            if !spaces.processes().is_empty() {
                 return Ok(Ended::WithDaemon);
             }
             // The namespace has ended first, and the command is on its way out.
@@ -125,10 +125,10 @@ impl Ended {
 }
 
 /// Ends every process that is in a mount namespace.
-pub(super) fn kill_all(mounts: &str) {
+pub(super) fn kill_all(spaces: &Spaces) {
     let deadline = Instant::now() + GRACE;
     loop {
-        let pids = processes_in(mounts);
+        let pids = spaces.processes();
         if pids.is_empty() || Instant::now() > deadline {
             return;
         }

@@ -1,6 +1,6 @@
 //! On which CPU does a thread run, and what does it give way to?
 //!
-//! One of the six files with `unsafe` code: scheduling policies and a thread's own resource usage have no safe call.
+//! One of the seven files with `unsafe` code: scheduling policies and a thread's own resource usage have no safe call.
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};

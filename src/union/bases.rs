@@ -89,11 +89,8 @@ impl Bases {
         };
         let kept = inode.map(|inode| self.keep(stat, inode)).transpose()?.flatten();
         let kept = kept.map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let (time, mtime, ctime) = (
-            now(),
-            time(stat.st_mtime, stat.st_mtime_nsec as u64),
-            time(stat.st_ctime, stat.st_ctime_nsec as u64),
-        );
+        let (time, mtime, ctime) =
+            (now(), time(stat.st_mtime, stat.st_mtime_nsec), time(stat.st_ctime, stat.st_ctime_nsec));
         let mut line = String::new();
         // Writing to a String cannot fail.
         write!(

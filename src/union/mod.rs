@@ -71,8 +71,8 @@ use rustix::fs::{FileType, Mode, StatVfs};
 use rustix::io::Errno;
 
 use crate::branch::{
-    Atime, Believed, BranchRoots, Copier, Dir, Hidden, LastingId, Limits, Overrides, Ownership, Policy, Reader,
-    Quota, UpperDir, UpperRoot, WorkDir,
+    Atime, Believed, BranchRoots, Copier, Dir, Hidden, LastingId, Limits, Overrides, Ownership, Policy,
+    Quota, Reader, UpperDir, UpperRoot, WorkDir,
 };
 use crate::error::{Error, Result};
 use crate::rules::BranchId;
