@@ -273,7 +273,7 @@ impl Dir {
             if hidden.hides(&stat) {
                 return Err(Errno::NOENT);
             }
-            is_end = hidden.empties(&stat) || policy.reader.as_ref().is_some_and(|who| !who.may(&stat, 5));
+            is_end = hidden.empties(&stat) || policy.reader.as_ref().is_some_and(|who| !who.may(&stat, 1));
         }
         if let Some(mount) = policy.only_mount {
             is_end |= mount_of(&self.fd)? != mount;
@@ -463,7 +463,10 @@ impl Dir {
             return Ok(());
         }
         let Some(reading) = &self.reading else {
-            return self.open_to_list()?.each(show);
+            return match self.open_to_list() {
+                Err(e) if e.is(Errno::ACCESS) && self.shows_empty() => Ok(()),
+                opened => opened?.each(show),
+            };
         };
         let hidden_names = self.hidden_names()?;
         let hidden = self.hidden_inodes()?;
@@ -494,6 +497,11 @@ impl Dir {
             }
             Ok(())
         })
+    }
+
+    /// Whether what may not be read shows empty.
+    fn shows_empty(&self) -> bool {
+        self.origin.policy.as_ref().is_some_and(|policy| policy.reader.is_some())
     }
 
     /// The same directory, with a descriptor that was never read.
