@@ -95,6 +95,7 @@ pub(super) fn file_attr(attr: &Attr, view: &View) -> FileAttr {
     let stat = &attr.stat;
     let is_static = view.static_nlink && stat.kind() == FileType::Directory;
     let (uid, gid) = view.owner(stat.st_uid, stat.st_gid, stat.st_mode);
+    let mode = if attr.id == NodeId::ROOT { view.root_mode(stat.st_mode, gid) } else { stat.st_mode };
     FileAttr {
         ino: INodeNo(attr.id.0),
         size: stat.st_size as u64,
@@ -104,7 +105,7 @@ pub(super) fn file_attr(attr: &Attr, view: &View) -> FileAttr {
         ctime: system_time(stat.st_ctime, stat.st_ctime_nsec as u32),
         crtime: UNIX_EPOCH,
         kind: file_type(stat.kind()),
-        perm: (stat.st_mode & 0o7777) as u16,
+        perm: (mode & 0o7777) as u16,
         nlink: if is_static { 1 } else { attr.links },
         uid,
         gid,

@@ -50,6 +50,18 @@ pub struct View {
 }
 
 impl View {
+    /// Permission bits to show of the root, with that group.
+    ///
+    /// The kernel makes the root's inode before it knows that there are ACLs, and so never remembers that it has none: whoever
+    /// is not its owner pays a request for each path, unless its group has no rights. Nobody in a guest's namespace is in a group
+    /// that is not his.
+    pub(super) fn root_mode(&self, mode: u32, gid: u32) -> u32 {
+        match &self.guest {
+            Some(guest) if guest.gid != gid => mode & !0o070,
+            _ => mode,
+        }
+    }
+
     /// Owner and group to show of an inode with these ids on disk, and this mode.
     pub(super) fn owner(&self, uid: u32, gid: u32, mode: u32) -> (u32, u32) {
         let (uid, gid) = (self.ids.uid.shown(uid), self.ids.gid.shown(gid));
