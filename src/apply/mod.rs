@@ -23,6 +23,7 @@ use error::Result;
 
 use crate::cli::ApplyArgs;
 use crate::exit::Exit;
+pub use crate::look::RootIs;
 use bases::Bases;
 use decide::Verdict;
 use execute::{Journal, execute};
@@ -39,8 +40,8 @@ pub struct Source {
     pub layers: Vec<PathBuf>,
     /// Whether records say whose the layers' files are.
     pub records: bool,
-    /// User and group whom root in the run is outside, if he is somebody else there.
-    pub root: Option<(u32, u32)>,
+    /// Who root in the run is outside, if he is somebody else there.
+    pub root: Option<RootIs>,
     /// The upper's workdir.
     pub work: PathBuf,
     /// The notes of what was changed, as it was before.

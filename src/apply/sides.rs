@@ -16,7 +16,7 @@ use super::plan::Way;
 use crate::branch::{Atime, Dir, Inode, Inodes, Stat};
 use crate::control::Access;
 use crate::look::changes::Change;
-use crate::look::compare::compare;
+use crate::look::compare::{RootIs, compare};
 use crate::look::layers::{self, Branch, Manner, Part, Shows};
 use crate::rules::BranchId;
 use crate::rules::override_stat::OverrideXattr;
@@ -56,7 +56,7 @@ pub(super) struct Sides {
     branches: Vec<Branch>,
     own: usize,
     /// Who root in the run is outside.
-    root: Option<(u32, u32)>,
+    root: Option<RootIs>,
     /// Copies that other names of a file follow which the layers do not have, by device and number.
     followed: HashSet<(u64, u64)>,
     /// The directory that was looked at last, of each side.
@@ -90,15 +90,10 @@ impl Sides {
             return Ok(None);
         }
         let now = self.now(way)?;
-        let mut stat = thing.raw;
-        if let Some((uid, gid)) = self.root {
-            // What is root's outside as well stays so.
-            let is = |one: u32, other: Option<u32>| one == 0 && other != Some(0);
-            stat.st_uid =
-                if is(stat.st_uid, now.as_ref().map(|now| now.stat.st_uid)) { uid } else { stat.st_uid };
-            stat.st_gid =
-                if is(stat.st_gid, now.as_ref().map(|now| now.stat.st_gid)) { gid } else { stat.st_gid };
-        }
+        let stat = match self.root {
+            Some(root) => root.below(&thing.raw, now.as_ref().map(|now| &now.stat)),
+            None => thing.raw,
+        };
         Ok(Some(Thing { stat, ..thing }))
     }
 

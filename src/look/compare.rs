@@ -15,6 +15,33 @@ use crate::layer::{is_private_xattr, list};
 use crate::rules::merge::Listed;
 use crate::rules::name::{Name, Spelling};
 
+/// Who root in the first branches is in those below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RootIs {
+    /// The user.
+    pub uid: u32,
+    /// His group.
+    pub gid: u32,
+    /// Everybody's files are shown as root's.
+    pub anybody: bool,
+}
+
+impl RootIs {
+    /// The attributes of something that may be root's, with owner and group being those that they are below; `other` is
+    /// what is there.
+    pub(crate) fn below(self, stat: &Stat, other: Option<&Stat>) -> Stat {
+        let is = |one: u32, own: u32, other: Option<u32>| match other {
+            Some(other) if one == 0 && (other == own || other == 0) => other,
+            Some(other) if self.anybody && (one == 0 || one == own) => other,
+            _ if one == 0 => own,
+            _ => one,
+        };
+        let st_uid = is(stat.st_uid, self.uid, other.map(|other| other.st_uid));
+        let st_gid = is(stat.st_gid, self.gid, other.map(|other| other.st_gid));
+        Stat { st_uid, st_gid, ..*stat }
+    }
+}
+
 /// So deep no tree is looked at.
 const DEEPEST: usize = 1000;
 const BUFFER: usize = 64 * 1024;
@@ -39,7 +66,7 @@ pub(crate) fn compare(
     branches: &[Branch],
     own: usize,
     all: bool,
-    root: Option<(u32, u32)>,
+    root: Option<RootIs>,
 ) -> Result<Vec<Change>> {
     let mut compare = Compare { branches, own, all, root, changes: Vec::new() };
     let root = Pending { way: Vec::new(), shown: roots(branches, 0), below: roots(branches, own) };
@@ -65,7 +92,7 @@ struct Compare<'a> {
     /// How many of them are what is compared with the others.
     own: usize,
     all: bool,
-    root: Option<(u32, u32)>,
+    root: Option<RootIs>,
     changes: Vec<Change>,
 }
 
@@ -161,12 +188,7 @@ impl Compare<'_> {
 
     /// The attributes with root's files being whose they are below.
     fn as_below(&self, stat: &Stat, lower: &Stat) -> Stat {
-        let mut stat = *stat;
-        if let Some((uid, gid)) = self.root {
-            stat.st_uid = if stat.st_uid == 0 && lower.st_uid == uid { uid } else { stat.st_uid };
-            stat.st_gid = if stat.st_gid == 0 && lower.st_gid == gid { gid } else { stat.st_gid };
-        }
-        stat
+        self.root.map_or(*stat, |root| root.below(stat, Some(lower)))
     }
 
     fn push(&mut self, kind: Kind, way: &[OsString], stat: &Stat) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::changes::{Change, Kind, Stat};
-use super::compare::compare;
+use super::compare::{RootIs, compare};
 use super::layers::{self, Branch, Manner, Shows};
 use super::patch::{self, Side};
 use super::{Error, Result, say};
@@ -18,7 +18,7 @@ use crate::rules::override_stat::OverrideXattr;
 use crate::shown::shown;
 
 pub(super) fn run(args: &DiffCommandArgs) -> Result<ExitCode> {
-    tell(args, &branches(args)?, 1)
+    tell(args, &branches(args)?, 1, None)
 }
 
 /// The same of layers over lowers.
@@ -27,17 +27,18 @@ pub(super) fn of_layers(
     layers: &[PathBuf],
     lowers: &[PathBuf],
     records: bool,
+    root: Option<RootIs>,
 ) -> Result<ExitCode> {
     let overrides = records.then_some(OverrideXattr::User);
     let manner = Manner { overrides, plain_lowers: true, ..Manner::default() };
     let own = layers.iter().map(|layer| (layer.clone(), Access::Writable));
     let lowers = lowers.iter().map(|lower| (lower.clone(), Access::ReadOnly));
-    tell(args, &layers::open(&own.chain(lowers).collect::<Vec<_>>(), manner)?, layers.len())
+    tell(args, &layers::open(&own.chain(lowers).collect::<Vec<_>>(), manner)?, layers.len(), root)
 }
 
 /// Tells what the first `own` branches change.
-fn tell(args: &DiffCommandArgs, branches: &[Branch], own: usize) -> Result<ExitCode> {
-    let changes = compare(branches, own, args.patch, None)?;
+fn tell(args: &DiffCommandArgs, branches: &[Branch], own: usize, root: Option<RootIs>) -> Result<ExitCode> {
+    let changes = compare(branches, own, args.patch, root)?;
     let is_empty = changes.is_empty();
     if args.patch {
         write_patch(branches, own, &changes)?;

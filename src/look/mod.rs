@@ -13,6 +13,8 @@ mod show;
 mod snapshots;
 mod which;
 
+pub use compare::RootIs;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -84,8 +86,9 @@ pub fn diff_layers(
     layers: &[PathBuf],
     lowers: &[PathBuf],
     records: bool,
+    root: Option<RootIs>,
 ) -> Result<ExitCode> {
-    diff::of_layers(args, layers, lowers, records)
+    diff::of_layers(args, layers, lowers, records, root)
 }
 
 /// Prints a result, for people or for programs.

@@ -32,6 +32,8 @@ pub struct About {
     pub hide: Vec<PathBuf>,
     /// Whether the command is root in it.
     pub root: bool,
+    /// Whether root is the only user in it, and so whose a file is is not kept.
+    pub alone: bool,
     /// Whether records in the upper say whose its files are.
     pub records: bool,
     /// Its network.
@@ -58,6 +60,7 @@ impl About {
         self.pass.iter().for_each(|path| line("pass", path.as_os_str()));
         self.hide.iter().for_each(|path| line("hide", path.as_os_str()));
         line("root", OsStr::new(if self.root { "yes" } else { "no" }));
+        line("alone", OsStr::new(if self.alone { "yes" } else { "no" }));
         line("records", OsStr::new(if self.records { "yes" } else { "no" }));
         line("net", OsStr::new(if self.net == Net::None { "none" } else { "host" }));
         text
@@ -85,6 +88,7 @@ impl About {
                 b"pass" => about.pass.push(path()),
                 b"hide" => about.hide.push(path()),
                 b"root" => about.root = value == "yes",
+                b"alone" => about.alone = value == "yes",
                 b"records" => about.records = value == "yes",
                 b"net" => about.net = if value == "none" { Net::None } else { Net::Host },
                 _ => return None,
@@ -110,6 +114,7 @@ mod tests {
             pass: vec!["/p".into()],
             hide: vec!["/h".into(), "/i".into()],
             root: true,
+            alone: true,
             records: true,
             net: Net::None,
         };

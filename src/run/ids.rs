@@ -43,6 +43,18 @@ pub(super) struct Ids {
     pub(super) count: u32,
 }
 
+impl Ids {
+    /// Whether it has all that there are.
+    pub(super) fn are_all(&self) -> bool {
+        self.count == u32::MAX
+    }
+
+    /// Whether it has one user only.
+    pub(super) fn are_one(&self) -> bool {
+        self.count <= 1
+    }
+}
+
 /// Who asks, and what he has to give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Giver {
@@ -75,7 +87,8 @@ impl Giver {
     pub(super) fn ids(&self, root: bool) -> Ids {
         if let Some((uids, gids)) = &self.all {
             let same = |map: &[Line]| map.iter().map(|line| Line { outside: line.inside, ..*line }).collect();
-            return Ids { uids: same(uids), gids: same(gids), writer: Writer::Ourselves, count: u32::MAX };
+            let count = from_zero(uids).min(from_zero(gids));
+            return Ids { uids: same(uids), gids: same(gids), writer: Writer::Ourselves, count };
         }
         let own = |id: u32| if root { 0 } else { id };
         match self.lent {
@@ -97,6 +110,15 @@ impl Giver {
         let line = |id| vec![Line { inside: if root { 0 } else { id }, outside: id, count: 1 }];
         Ids { uids: line(self.uid), gids: line(self.gid), writer: Writer::Ourselves, count: 0 }
     }
+}
+
+/// How many ids from 0 a map has without a gap.
+fn from_zero(map: &[Line]) -> u32 {
+    let mut lines: Vec<_> = map.iter().map(|line| (line.inside, line.count)).collect();
+    lines.sort_unstable();
+    lines
+        .into_iter()
+        .fold(0, |end, (first, count)| if first == end { end.saturating_add(count) } else { end })
 }
 
 /// `count` ids from 0, the user's own at its place, the others lent.
@@ -190,7 +212,9 @@ mod tests {
         let map = parse_map("         0       1000          1\n         1     100000      65536\n");
         let all = map.clone().zip(map);
         let ids = Giver { uid: 0, gid: 0, all, lent: None }.ids(true);
-        assert_eq!(lines(&ids.uids), ["0 0 1", "1 1 65536"]);
+        assert_eq!((lines(&ids.uids), ids.count), (vec!["0 0 1".to_owned(), "1 1 65536".to_owned()], 65_537));
+        let all = parse_map("0 0 4294967295\n").map(|map| (map.clone(), map));
+        assert!(Giver { uid: 0, gid: 0, all, lent: None }.ids(true).are_all());
     }
 
     #[test]

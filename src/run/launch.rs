@@ -43,7 +43,7 @@ const MAP: &str = "cannot give the run its ids";
 /// Begins a run that is not live, with a command, or with a process that only keeps it.
 pub(super) fn begin(place: &Place, run: &Run, program: Option<&Program>) -> Result<Begun> {
     let giver = Giver::this();
-    let ids = giver.ids(run.about.root);
+    let ids = if run.about.alone { giver.alone(true) } else { giver.ids(run.about.root) };
     match attempt(place, run, program, &ids) {
         // The administrator lends less than the files say.
         Err(Error::Process { what: MAP, error }) if ids.writer == Writer::Helper => {

@@ -28,7 +28,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::XattrFlags;
 use rustix::process::Pid;
 
-use crate::apply;
+use crate::apply::{self, RootIs};
 use crate::cli::{ApplyArgs, DiffCommandArgs, DiscardArgs, RunArgs, RunCommand};
 use crate::exit::Exit;
 use crate::look;
@@ -91,8 +91,7 @@ fn start(args: &RunArgs) -> Result<ExitCode> {
         None => make(&place, args, &directory)?,
     };
     let command = if args.command.is_empty() { vec![shell()] } else { args.command.clone() };
-    let is_alone = run.about.root && Giver::this().ids(true).count == 0;
-    let alone = if is_alone {
+    let alone = if run.about.alone {
         let config = run.path("inside").join(alone::APT_CONFIG);
         fs::write(&config, alone::APT_SETTING).map_err(Error::io("write", &config))?;
         Some(place.path().to_owned())
@@ -251,6 +250,8 @@ fn make(place: &Place, args: &RunArgs, directory: &Path) -> Result<Run> {
         }
     });
     let hide = hide.collect::<Result<Vec<_>>>()?;
+    let root = args.root || rustix::process::geteuid().is_root();
+    let ids = Giver::this().ids(root);
     let about = About {
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         command: args.command.clone(),
@@ -260,8 +261,10 @@ fn make(place: &Place, args: &RunArgs, directory: &Path) -> Result<Run> {
         work,
         pass: args.pass.iter().map(real("--pass")).collect::<Result<_>>()?,
         hide,
-        root: args.root,
-        records: !rustix::process::geteuid().is_root(),
+        root,
+        alone: root && ids.are_one(),
+        // Root of the system gives its files their owners.
+        records: !ids.are_all(),
         net: args.net,
     };
     let run = place.make(args.name.as_deref(), about)?;
@@ -378,16 +381,21 @@ pub fn diff(args: &DiffCommandArgs) -> Result<Option<ExitCode>> {
     let Some(run) = meant(&args.dir)? else { return Ok(None) };
     let lowers =
         if run.about.lowers.is_empty() { vec![PathBuf::from("/")] } else { run.about.lowers.clone() };
-    Ok(Some(look::diff_layers(args, &run.layers()?, &lowers, run.about.records)?))
+    Ok(Some(look::diff_layers(args, &run.layers()?, &lowers, run.about.records, root_of(&run))?))
+}
+
+/// Who root in a run is outside.
+fn root_of(run: &Run) -> Option<RootIs> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    (run.about.root && run.about.records).then_some(RootIs { uid, gid, anybody: run.about.alone })
 }
 
 fn make_real(args: &ApplyArgs) -> Result<ExitCode> {
     let run = Place::find()?.known(&args.name)?;
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let source = apply::Source {
         layers: run.layers()?,
         records: run.about.records,
-        root: (run.about.root && run.about.records).then_some((uid, gid)),
+        root: root_of(&run),
         bases: run.about.work.join("plyfs/bases"),
         work: run.about.work.clone(),
         target: run.target().to_owned(),

@@ -72,15 +72,14 @@ impl Plan {
         if about.records {
             options.extend([("xattr_permissions=2", None), ("plain_lowers", None)]);
         }
-        let is_alone = ids.count == 0;
         let guest = format!("userns_ids={}", ids.count);
-        if about.root && ids.count != u32::MAX {
+        if about.root && !ids.are_all() {
             // Root reads everything: what there is nothing to be read of is empty.
             options.push(("unreadable=empty", None));
         }
-        if about.root && is_alone {
+        if about.root && ids.are_one() {
             options.push(("squash_to_root", None));
-        } else if !about.root && ids.count != u32::MAX {
+        } else if !about.root && !ids.are_all() {
             options.push((&guest, None));
         }
         // In other lowers the same place is hidden.
@@ -116,13 +115,13 @@ impl Plan {
             at,
             stage: run.path("mount"),
             void: run.path("void"),
-            locks: about.root || ids.count == u32::MAX,
+            locks: about.root,
             pass,
             instead: (place.path().to_owned(), run.path("inside")),
             cover,
             owner: (
-                if ids.count == u32::MAX { 0 } else { owner(&ids.uids, rustix::process::geteuid().as_raw()) },
-                if ids.count == u32::MAX { 0 } else { owner(&ids.gids, rustix::process::getegid().as_raw()) },
+                owner(&ids.uids, rustix::process::geteuid().as_raw()),
+                owner(&ids.gids, rustix::process::getegid().as_raw()),
             ),
             net: about.net == crate::cli::Net::None,
         };

@@ -1,6 +1,6 @@
 //! What cannot be reached from inside a run.
 
-use crate::stage::{Stage, an_ordinary_user, everybody};
+use crate::stage::{Stage, an_ordinary_user, everybody, is_root_of_a_namespace, say_not_played};
 
 #[test]
 fn the_upper_the_control_and_other_runs_are_out_of_reach() {
@@ -8,7 +8,7 @@ fn the_upper_the_control_and_other_runs_are_out_of_reach() {
         let stage = Stage::new(who);
         stage.sh("plyfs run --name other -- touch of-another");
         let said = stage.sh("plyfs run --name r -- sh -euc '
-             echo x > x; ls -A .local/state/plyfs/run | wc -l
+             echo x > x; ls .local/state/plyfs/run | wc -l
              plyfs snapshot / 2>/dev/null || echo no snapshot; plyfs snapshot r 2>/dev/null || echo no run
              plyfs branch add / /usr 2>/dev/null || echo no branch
              for pid in $(pgrep -x plyfs); do
@@ -56,6 +56,9 @@ fn what_is_hidden_beneath_what_is_passed_cannot_be_uncovered() {
 
 #[test]
 fn what_belongs_to_others_is_as_outside() {
+    if is_root_of_a_namespace() {
+        return say_not_played("needs a user who is held to permissions");
+    }
     let stage = Stage::new(an_ordinary_user());
     let said = stage.sh("plyfs run --name o -- sh -euc '
          (echo x >> /etc/passwd) 2>/dev/null || echo no; rm -f /etc/passwd 2>/dev/null || echo no

