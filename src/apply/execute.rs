@@ -16,10 +16,12 @@ use rustix::fs::{FileType, RenameFlags};
 
 use super::bases::Notes;
 use super::content;
+use super::decide::Verdict;
 use super::error::{Error, Result};
 use super::plan::{Plan, Step, Way};
 use super::sides::{Sides, Thing};
 use super::target::{Place, Target};
+use crate::branch::Stat;
 use crate::control::{escaped, unescaped};
 
 /// The names that are in use, beside the places that they are for: `DIR/NAME`, one a line.
@@ -101,14 +103,23 @@ fn is_ours(name: &OsStr) -> bool {
 
 const PREFIX: &str = ".plyfs-apply-";
 
+/// What the run has at the paths that are made, as it is in the layers.
+type Taken<'a> = HashMap<&'a Way, Option<Stat>>;
+
 /// One step, and the name beside its place.
 struct Staged<'a> {
     step: &'a Step,
     way: &'a Way,
     beside: OsString,
-    place: Place,
     /// Whether other names, which the run has not touched, show there what it has written.
     is_followed: bool,
+}
+
+impl Staged<'_> {
+    /// The directory that it is in. A descriptor for each would be too many.
+    fn place(&self, target: &Target) -> Result<Place> {
+        target.dir(&self.way[..self.way.len() - 1])
+    }
 }
 
 /// Does the steps of a plan.
@@ -123,14 +134,22 @@ pub(super) fn execute(
     let mut staged = Vec::with_capacity(steps.len());
     for (number, step) in steps.iter().enumerate() {
         let (Step::Put(way) | Step::Change(way) | Step::Remove(way) | Step::RemoveEmpty(way)) = step;
-        let Some((_, dirs)) = way.split_last() else { continue };
+        if way.is_empty() {
+            continue;
+        }
         let beside = OsString::from(format!("{PREFIX}{}-{number}", std::process::id()));
-        let place = target.dir(dirs).map_err(Error::staged)?;
         let is_followed = matches!(step, Step::Put(_)) && is_followed(sides, way)?;
-        staged.push(Staged { step, way, beside, place, is_followed });
+        staged.push(Staged { step, way, beside, is_followed });
     }
     let names: Vec<Way> = staged.iter().map(|staged| place_in(staged.way, &staged.beside)).collect();
     journal.write(&names).map_err(Error::staged)?;
+    // Before it is copied: what the run changes from now on is not taken for made.
+    let taken = plan
+        .items
+        .iter()
+        .filter(|(_, item)| item.verdict == Verdict::Make && item.run.is_some())
+        .map(|(way, _)| Ok((way, sides.run(way)?.map(|run| run.raw))))
+        .collect::<Result<Taken<'_>>>()?;
     let mut links = Links(made_before(plan, sides, target, &steps)?);
     let made = staged.iter().try_for_each(|staged| stage(plan, sides, target, staged, &mut links));
     let made = made.and_then(|()| sync_all(target, &staged));
@@ -142,7 +161,8 @@ pub(super) fn execute(
     let (first, then): (Vec<_>, Vec<_>) = staged.iter().partition(|staged| staged.is_followed);
     let mut links = Links::default();
     for staged in first.into_iter().chain(then) {
-        publish(plan, sides, target, staged, (journal, notes, &mut links))?;
+        publish(plan, sides, target, staged, (journal, &mut links))?;
+        note(plan, sides, staged.way, &taken, notes)?;
     }
     sync_all(target, &staged)?;
     journal.clear(target)
@@ -151,11 +171,12 @@ pub(super) fn execute(
 /// Once for each filesystem.
 fn sync_all(target: &Target, staged: &[Staged<'_>]) -> Result<()> {
     let mut synced = Vec::new();
-    for Staged { place, .. } in staged {
+    for staged in staged {
+        let place = staged.place(target)?;
         let device = place.device()?;
         if !synced.contains(&device) {
             // Where it may not be read it cannot be told to the disk either.
-            if let Err(e) = target.sync(place) {
+            if let Err(e) = target.sync(&place) {
                 log::warn!("{e}");
             }
             synced.push(device);
@@ -201,7 +222,7 @@ fn made_before(
 fn stage(plan: &Plan, sides: &Sides, target: &Target, staged: &Staged<'_>, links: &mut Links) -> Result<()> {
     match staged.step {
         Step::Put(way) if !is_change(plan, sides, way)? => {
-            make(plan, sides, target, (&staged.place, &staged.beside), way, links)
+            make(plan, sides, target, (&staged.place(target)?, &staged.beside), way, links)
         }
         _ => Ok(()),
     }
@@ -283,17 +304,18 @@ fn publish(
     sides: &Sides,
     target: &Target,
     staged: &Staged<'_>,
-    (journal, notes, links): (&Journal, &mut Notes, &mut Links),
+    (journal, links): (&Journal, &mut Links),
 ) -> Result<()> {
-    let Staged { step, way, beside, place, is_followed } = staged;
+    let Staged { step, way, beside, is_followed } = staged;
     let Some(name) = way.last() else { return Ok(()) };
+    let place = staged.place(target)?;
     let now = sides.now(way)?;
     let seen = now.as_ref().map(|now| &now.stat);
     place.check(name, seen)?;
     match step {
         Step::Put(_) if is_change(plan, sides, way)? => {
             let Some(thing) = sides.run(way)? else { return Ok(()) };
-            target.finish(place, name, &thing)?;
+            target.finish(&place, name, &thing)?;
         }
         Step::Put(_) => {
             let run = sides.run(way)?.map(|run| (run.raw.st_dev, run.raw.st_ino));
@@ -329,7 +351,7 @@ fn publish(
         }
         Step::Change(_) => {
             let Some(thing) = sides.run(way)? else { return Ok(()) };
-            target.finish(place, name, &thing)?;
+            target.finish(&place, name, &thing)?;
         }
         Step::Remove(_) => {
             if seen.is_some_and(|seen| seen.kind() == FileType::Directory) {
@@ -340,28 +362,27 @@ fn publish(
             }
         }
         Step::RemoveEmpty(_) => {
-            if !place.remove_empty(name)? {
-                return Ok(());
-            }
+            place.remove_empty(name)?;
         }
     }
-    note(plan, sides, way, notes)
+    Ok(())
 }
 
 /// Notes what a path, and what is in it, is from now on.
-fn note(plan: &Plan, sides: &Sides, way: &Way, notes: &mut Notes) -> Result<()> {
+fn note(plan: &Plan, sides: &Sides, way: &Way, taken: &Taken<'_>, notes: &mut Notes) -> Result<()> {
     sides.forget();
     let inside =
         plan.items.range(way.clone()..).map(|(other, _)| other).take_while(|other| other.starts_with(way));
     for way in inside {
-        let run = plan.items.get(way).is_some_and(|item| item.run.is_some());
-        let run = if run { sides.run(way)? } else { None };
-        notes.taken(way, run.as_ref().map(|run| &run.raw))?;
+        if plan.items.get(way).is_none_or(|item| item.verdict != Verdict::Make) {
+            continue;
+        }
+        notes.taken(way, taken.get(way).and_then(Option::as_ref))?;
         let is_merged = plan.items.get(way).is_some_and(|item| item.merged.is_some());
         match sides.now(way)? {
             // What is outside as well the run does not have.
             Some(_) if is_merged => {
-                if let Some(run) = run {
+                if let Some(run) = sides.run(way)? {
                     notes.made(way, &run.stat, Some(&run.inode))?;
                 }
             }

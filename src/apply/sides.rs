@@ -154,12 +154,13 @@ impl Sides {
     pub(super) fn linked(&self) -> Result<Names> {
         let mut linked = Names::new();
         for branch in &self.branches[..self.own] {
-            let mut left = vec![(Vec::new(), branch.root.clone())];
-            while let Some((way, dir)) = left.pop() {
+            let mut left = vec![Way::new()];
+            while let Some(way) = left.pop() {
+                let dir = layers::dir_at(branch, &way)?;
                 for entry in dir.list()? {
-                    let inside: Vec<OsString> = way.iter().cloned().chain([entry.name.clone()]).collect();
+                    let inside: Way = way.iter().cloned().chain([entry.name.clone()]).collect();
                     if entry.kind == FileType::Directory {
-                        left.push((inside, dir.open_dir(&entry.name)?));
+                        left.push(inside);
                     } else if let Some(stat) = dir.stat(&entry.name)?.filter(Stat::is_hard_linked) {
                         linked.entry((stat.st_dev, stat.st_ino)).or_default().push(inside);
                     }

@@ -65,6 +65,9 @@ pub enum Error {
         /// What runs in it.
         pids: Vec<i32>,
     },
+    /// Its changes are being made.
+    #[error("run {0} is just being applied or dropped")]
+    Applied(String),
     /// Nothing can join it.
     #[error("run {0} is being started or ended: try again")]
     Between(String),
@@ -156,7 +159,7 @@ impl Error {
             Self::Mount(error) => error.exit(),
             Self::Look(error) => error.exit(),
             Self::Apply(error) => error.exit(),
-            Self::Live { .. } | Self::Between(_) => Exit::InUse,
+            Self::Live { .. } | Self::Between(_) | Self::Applied(_) => Exit::InUse,
             Self::NoNamespace { .. } | Self::NoMount { .. } => Exit::NoFuse,
             Self::Name(_) | Self::MadeOtherwise { .. } => Exit::CommandLine,
             Self::Homeless

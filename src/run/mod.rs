@@ -174,7 +174,8 @@ fn is_unchanged(run: &Run) -> bool {
 
 /// A run that has come to nothing.
 fn drop_if_empty(run: &Run) {
-    if is_unchanged(run)
+    let is_elsewhere = run.about.upper.parent() != Some(&run.dir);
+    if (is_elsewhere || is_unchanged(run))
         && let Err(e) = remove(run)
     {
         log::debug!("{e}");
@@ -306,6 +307,7 @@ fn discard(args: &DiscardArgs) -> Result<()> {
 
 /// Removes a run that is not live.
 fn remove(run: &Run) -> Result<()> {
+    let _held = run.hold()?.ok_or_else(|| Error::Applied(run.name.clone()))?;
     let Some(_lock) = run.lock()? else {
         return Err(Error::Live { name: run.name.clone(), pids: run.processes() });
     };
@@ -392,6 +394,7 @@ fn root_of(run: &Run) -> Option<RootIs> {
 
 fn make_real(args: &ApplyArgs) -> Result<ExitCode> {
     let run = Place::find()?.known(&args.name)?;
+    let _held = run.hold()?.ok_or_else(|| Error::Applied(run.name.clone()))?;
     let source = apply::Source {
         layers: run.layers()?,
         records: run.about.records,

@@ -191,13 +191,12 @@ impl Run {
 
     /// Keeps it from being mounted, for as long as the file is open; None if it is.
     pub(super) fn lock(&self) -> Result<Option<File>> {
-        let path = self.path("lock");
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(Error::io("lock", &path)(errno.into())),
-        }
+        flock(&self.path("lock"))
+    }
+
+    /// Keeps it from being applied or dropped by others, for as long as the file is open; None if it is just now.
+    pub(super) fn hold(&self) -> Result<Option<File>> {
+        flock(&self.path("about"))
     }
 
     /// The directories whose changes it has: the upper, and the snapshots that it lies on, topmost first.
@@ -211,6 +210,15 @@ impl Run {
     /// Where it is mounted: what its upper lies over.
     pub(super) fn target(&self) -> &Path {
         self.about.lowers.first().map_or(Path::new("/"), PathBuf::as_path)
+    }
+}
+
+fn flock(path: &Path) -> Result<Option<File>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(Error::io("lock", path)(errno.into())),
     }
 }
 

@@ -16,6 +16,7 @@ mod file_handles;
 mod fsync;
 mod full_disk;
 mod hard_links;
+mod hidden;
 mod id_mapping;
 mod identity;
 mod inode_flags;

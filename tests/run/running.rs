@@ -216,3 +216,14 @@ fn what_is_killed_while_a_run_is_made_or_dropped_is_in_nobodys_way() {
     assert!(stage.fails(125, "plyfs run --name half -- true").contains("`plyfs discard` removes it"));
     stage.sh("plyfs discard half; plyfs run --name half -- touch y; plyfs run -- touch z; plyfs discard half a 1; plyfs run -- touch w; plyfs runs");
 }
+
+#[test]
+fn the_terminal_is_the_commands() {
+    let stage = Stage::new(an_ordinary_user());
+    let said = stage.sh("script -qec 'plyfs run -- tty' /dev/null < /dev/null | tr -d '\\r'
+         (sleep 1; printf '\\003'; sleep 1) | script -qec 'trap : INT; plyfs run -- sleep 30; echo rc=$?' /dev/null | grep -o 'rc=[0-9]*'
+         (sleep 1; printf '\\032'; sleep 1) | script -qec 'set -m; plyfs run -- sleep 30; echo rc=$?; kill %1; wait' /dev/null | grep -o 'rc=[0-9]*'");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("/dev/pts/"), "{said}");
+    assert_eq!(lines[1..], ["rc=130", "rc=148"], "{said}");
+}
