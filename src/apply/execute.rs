@@ -161,8 +161,9 @@ pub(super) fn execute(
     let (first, then): (Vec<_>, Vec<_>) = staged.iter().partition(|staged| staged.is_followed);
     let mut links = Links::default();
     for staged in first.into_iter().chain(then) {
-        publish(plan, sides, target, staged, (journal, &mut links))?;
-        note(plan, sides, staged.way, &taken, notes)?;
+        if publish(plan, sides, target, staged, (journal, &mut links))? {
+            note(plan, sides, staged.way, &taken, notes)?;
+        }
     }
     sync_all(target, &staged)?;
     journal.clear(target)
@@ -299,22 +300,23 @@ fn is_followed(sides: &Sides, way: &Way) -> Result<bool> {
     })
 }
 
+/// Does a step. Whether it was done: a directory in which something is left stays.
 fn publish(
     plan: &Plan,
     sides: &Sides,
     target: &Target,
     staged: &Staged<'_>,
     (journal, links): (&Journal, &mut Links),
-) -> Result<()> {
+) -> Result<bool> {
     let Staged { step, way, beside, is_followed } = staged;
-    let Some(name) = way.last() else { return Ok(()) };
+    let Some(name) = way.last() else { return Ok(false) };
     let place = staged.place(target)?;
     let now = sides.now(way)?;
     let seen = now.as_ref().map(|now| &now.stat);
     place.check(name, seen)?;
     match step {
         Step::Put(_) if is_change(plan, sides, way)? => {
-            let Some(thing) = sides.run(way)? else { return Ok(()) };
+            let Some(thing) = sides.run(way)? else { return Ok(false) };
             target.finish(&place, name, &thing)?;
         }
         Step::Put(_) => {
@@ -326,7 +328,7 @@ fn publish(
             let is_dir = |kind: Option<FileType>| kind == Some(FileType::Directory);
             let item = plan.items.get(*way);
             if item.and_then(|item| item.run) == Some(FileType::Socket) {
-                return Ok(());
+                return Ok(false);
             }
             let (kind, was) = (item.and_then(|item| item.run), seen.map(|seen| seen.kind()));
             match was {
@@ -350,7 +352,7 @@ fn publish(
             }
         }
         Step::Change(_) => {
-            let Some(thing) = sides.run(way)? else { return Ok(()) };
+            let Some(thing) = sides.run(way)? else { return Ok(false) };
             target.finish(&place, name, &thing)?;
         }
         Step::Remove(_) => {
@@ -362,10 +364,10 @@ fn publish(
             }
         }
         Step::RemoveEmpty(_) => {
-            place.remove_empty(name)?;
+            return place.remove_empty(name);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Notes what a path, and what is in it, is from now on.

@@ -157,7 +157,11 @@ fn build(view: &View, channel: &Channel) -> Result<Spaces> {
             attached => attached?,
         }
     }
-    attach(&root, &view.instead.0, &instead)?;
+    match attach(&root, &view.instead.0, &instead) {
+        // It is hidden with a directory around it.
+        Err(Failure(_, Errno::NOENT | Errno::NOTDIR)) => {}
+        attached => attached?,
+    }
     for (path, tree) in covers.into_iter().flatten() {
         attach(&root, &path, &tree)?;
     }

@@ -23,7 +23,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::XattrFlags;
 use rustix::process::Pid;
@@ -48,6 +48,9 @@ use wait::{Ended, Signals};
 const FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+
+/// How long a run may take to begin or to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Does what one of the commands says.
 ///
@@ -99,15 +102,17 @@ fn start(args: &RunArgs) -> Result<ExitCode> {
         None
     };
     let program = Program { command, directory, run: run.name.clone(), alone };
-    let ended = match live_process(&run)? {
+    let mut signals = Signals::catch()?;
+    let live = live_process(&run)?;
+    let ended = match live {
         Some(pid) => {
             let entered = launch::join(pid, run.about.net == crate::cli::Net::None, &program)?;
-            follow(entered, None, &program)
+            follow(entered, None, &program, &mut signals)
         }
         None => match launch::begin(&place, &run, Some(&program)) {
             Ok(Begun { entered, daemon }) => {
                 let daemon = wait::pidfd(Pid::from_child(&daemon))?;
-                follow(entered, Some(&daemon), &program)
+                follow(entered, Some(&daemon), &program, &mut signals)
             }
             Err(e) => Err(e),
         },
@@ -116,16 +121,22 @@ fn start(args: &RunArgs) -> Result<ExitCode> {
         Err(_) if is_new => drop_if_empty(&run),
         Err(_) => {}
         Ok(Ended::WithDaemon) => eprintln!("plyfs: {}", Error::DaemonGone(run.name.clone())),
+        // Whoever has begun it sees to it.
+        Ok(_) if live.is_some() => {}
         Ok(_) => finish(&run, args),
     }
     ended.map(Ended::exit)
 }
 
 /// Waits for a command, and for the daemon to finish with the upper if nothing else is in the run.
-fn follow(entered: Entered, daemon: Option<&std::os::fd::OwnedFd>, program: &Program) -> Result<Ended> {
-    let mut signals = Signals::catch()?;
+fn follow(
+    entered: Entered,
+    daemon: Option<&std::os::fd::OwnedFd>,
+    program: &Program,
+    signals: &mut Signals,
+) -> Result<Ended> {
     let become_it = entered.becomes(&program.command[0]);
-    let ended = wait::wait(entered.pid, &entered.spaces, daemon, &mut signals)?;
+    let ended = wait::wait(entered.pid, &entered.spaces, daemon, signals)?;
     if ended == Ended::WithDaemon {
         wait::kill_all(&entered.spaces);
         return Ok(ended);
@@ -144,13 +155,9 @@ fn finish(run: &Run, args: &RunArgs) {
     let processes = if run.is_live().unwrap_or(false) { run.processes() } else { Vec::new() };
     if !processes.is_empty() {
         eprintln!(
-            "plyfs: run {} goes on: {} more in it (`plyfs run --name {0}` joins them)",
+            "plyfs: run {0} goes on: there are more processes in it ({1}); `plyfs run --name {0}` joins them",
             run.name,
-            if processes.len() == 1 {
-                "1 process is".to_owned()
-            } else {
-                format!("{} processes are", processes.len())
-            },
+            processes.len(),
         );
         return;
     }
@@ -186,12 +193,19 @@ fn shell() -> OsString {
     std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into())
 }
 
-/// A process in a run, if it is live.
+/// A process in a run, if it is live. One that is just beginning or ending has a moment.
 fn live_process(run: &Run) -> Result<Option<i32>> {
-    if !run.is_live()? {
-        return Ok(None);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if !run.is_live()? {
+            return Ok(None);
+        }
+        match run.spaces().entrance() {
+            Some(pid) => return Ok(Some(pid)),
+            None if Instant::now() > deadline => return Err(Error::Between(run.name.clone())),
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
     }
-    run.spaces().entrance().map(Some).ok_or_else(|| Error::Between(run.name.clone()))
 }
 
 /// What was asked for must be what the run has.
@@ -251,6 +265,11 @@ fn make(place: &Place, args: &RunArgs, directory: &Path) -> Result<Run> {
         }
     });
     let hide = hide.collect::<Result<Vec<_>>>()?;
+    let pass = args.pass.iter().map(real("--pass")).collect::<Result<Vec<_>>>()?;
+    if pass.iter().any(|path| path == Path::new("/")) {
+        let error = io::Error::other("then nothing would be kept apart");
+        return Err(Error::Path { what: "--pass", path: "/".into(), error });
+    }
     let root = args.root || rustix::process::geteuid().is_root();
     let ids = Giver::this().ids(root);
     let about = About {
@@ -260,7 +279,7 @@ fn make(place: &Place, args: &RunArgs, directory: &Path) -> Result<Run> {
         lowers,
         upper,
         work,
-        pass: args.pass.iter().map(real("--pass")).collect::<Result<_>>()?,
+        pass,
         hide,
         root,
         alone: root && ids.are_one(),
@@ -350,7 +369,11 @@ fn open_up(path: &Path) {
 /// The run that a word on a command line means; None if it is a path to something.
 fn meant(word: &Path) -> Result<Option<Run>> {
     match word.to_str() {
-        Some(name) if is_name(name) && mount::find(word).is_err() => Place::find()?.run(name),
+        Some(name) if is_name(name) && mount::find(word).is_err() => match Place::find()?.run(name) {
+            // A mount that is not for us to look into, and no place of runs either.
+            Err(_) if word.exists() => Ok(None),
+            found => found,
+        },
         _ => Ok(None),
     }
 }

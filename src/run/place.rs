@@ -18,6 +18,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -27,6 +28,8 @@ use super::error::{Error, Result};
 use super::namespace::Spaces;
 
 const LONGEST_NAME: usize = 100;
+const TRIES: usize = 10;
+const INTERVAL: Duration = Duration::from_millis(2);
 
 /// The directory of a user's runs.
 #[derive(Debug, Clone)]
@@ -175,7 +178,7 @@ impl Run {
 
     /// Whether its daemon lives.
     pub(super) fn is_live(&self) -> Result<bool> {
-        Ok(self.lock()?.is_none())
+        Ok(flock(&self.path("lock"))?.is_none())
     }
 
     /// The processes that are in it.
@@ -191,7 +194,14 @@ impl Run {
 
     /// Keeps it from being mounted, for as long as the file is open; None if it is.
     pub(super) fn lock(&self) -> Result<Option<File>> {
-        flock(&self.path("lock"))
+        // Who only looks has it for no time.
+        for _ in 0..TRIES {
+            if let Some(lock) = flock(&self.path("lock"))? {
+                return Ok(Some(lock));
+            }
+            std::thread::sleep(INTERVAL);
+        }
+        Ok(None)
     }
 
     /// Keeps it from being applied or dropped by others, for as long as the file is open; None if it is just now.

@@ -54,14 +54,18 @@ fn the_command_is_run_as_it_would_be_outside() {
             ("plyfs run --name a/b -- true", 125),
             ("plyfs run --lower /no/such/dir -- true", 125),
             ("plyfs run --pass /no/such/dir -- true", 125),
+            ("plyfs run --pass / -- true", 125),
+            ("cd /; plyfs run --hide $HOME -- test ! -e $HOME", 0),
         ] {
             stage.fails(code, script);
         }
         // Signals end it as they end the command, and are handed on.
         stage.fails(143, "plyfs run -- sh -c 'kill -TERM $$'; exit $?");
-        stage.fails(143, "plyfs run -- sleep 30 & pid=$!; sleep 0.4; kill $pid; wait $pid");
+        stage.fails(143, "plyfs run --name k -- sleep 30 & pid=$!; live k; kill $pid; wait $pid");
         assert_eq!(
-            stage.sh("plyfs run -- sh -c 'trap \"echo usr; exit 0\" USR1; while :; do sleep 0.05; done' & pid=$!; sleep 0.5
+            stage.sh("plyfs discard k
+                 plyfs run -- sh -c 'trap \"echo usr; exit 0\" USR1; echo trapped >&2; while :; do sleep 0.05; done' 2> said & pid=$!
+                 while ! grep -q trapped said; do sleep 0.02; done; rm said
                  kill -USR1 $pid; wait $pid"),
             "usr\n"
         );
@@ -85,10 +89,10 @@ fn a_run_is_listed_entered_again_joined_and_dropped() {
             stage.sh("plyfs run --name own -- sh -c 'cat f; echo b >> f'; plyfs run --name own -- cat f"),
             "a\na\nb\n"
         );
-        let joined = stage.sh("plyfs run --name own -- sh -c 'echo ready; while [ ! -e stop ]; do sleep 0.02; done; cat stop' & sleep 0.5
+        let joined = stage.sh("plyfs run --name own -- sh -c 'echo ready; while [ ! -e stop ]; do sleep 0.02; done; cat stop' & live own
              plyfs run --name own -- sh -c 'cat f; echo from-the-other > stop'; wait; [ ! -e stop ]; [ ! -e f ]");
         assert!(joined.ends_with("a\nb\nfrom-the-other\n"), "{joined}");
-        let live = stage.fails(4, "plyfs run --name own -- sleep 5 & sleep 0.4; plyfs runs; code=0; plyfs discard own || code=$?; kill $!; wait $! || true; exit $code");
+        let live = stage.fails(4, "plyfs run --name own -- sleep 30 & live own; plyfs runs; code=0; plyfs discard own || code=$?; kill $!; wait $! || true; exit $code");
         assert!(live.contains("live:1") && live.contains("run own is live (process "), "{live}");
         assert!(
             stage.fails(125, "plyfs run --name own --hide /x -- true").contains("--hide is for a new run")
@@ -105,7 +109,7 @@ fn what_goes_on_in_the_background_keeps_the_run() {
     let stage = Stage::new(an_ordinary_user());
     let said = stage.output(
         "plyfs run --name bg -- sh -c 'setsid sh -c \"sleep 1; echo late > late\" >/dev/null 2>&1 & echo started'
-         plyfs runs; sleep 1.6; plyfs runs; plyfs run --name bg -- cat late",
+         plyfs runs; while plyfs runs | grep -q live; do sleep 0.05; done; plyfs runs; plyfs run --name bg -- cat late",
     );
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(err.contains("run bg goes on"), "{err}");
@@ -120,7 +124,7 @@ fn the_end_of_the_daemon_ends_the_run_and_loses_nothing() {
     for who in everybody() {
         let stage = Stage::new(who);
         let began = Instant::now();
-        let said = stage.fails(125, "plyfs run --name d -- sh -c 'echo kept > kept; sleep 60; echo never' & pid=$!; sleep 0.6
+        let said = stage.fails(125, "plyfs run --name d -- sh -c 'echo kept > kept; sleep 60; echo never' & pid=$!; live d; plyfs run --name d -- sh -c 'while [ ! -e kept ]; do sleep 0.02; done'
              for daemon in $(pgrep -x plyfs); do
                  if tr '\\0' ' ' < /proc/$daemon/cmdline | grep -q \"mount --session-checks.*$HOME\"; then kill -9 $daemon; fi
              done
@@ -221,8 +225,8 @@ fn what_is_killed_while_a_run_is_made_or_dropped_is_in_nobodys_way() {
 fn the_terminal_is_the_commands() {
     let stage = Stage::new(an_ordinary_user());
     let said = stage.sh("script -qec 'plyfs run -- tty' /dev/null < /dev/null | tr -d '\\r'
-         (sleep 1; printf '\\003'; sleep 1) | script -qec 'trap : INT; plyfs run -- sleep 30; echo rc=$?' /dev/null | grep -o 'rc=[0-9]*'
-         (sleep 1; printf '\\032'; sleep 1) | script -qec 'set -m; plyfs run -- sleep 30; echo rc=$?; kill %1; wait' /dev/null | grep -o 'rc=[0-9]*'");
+         (sleep 3; printf '\\003'; sleep 1) | script -qec 'trap : INT; plyfs run -- sleep 30; echo rc=$?' /dev/null | grep -o 'rc=[0-9]*'
+         (sleep 3; printf '\\032'; sleep 1) | script -qec 'set -m; plyfs run -- sleep 30; echo rc=$?; kill %1; wait' /dev/null | grep -o 'rc=[0-9]*'");
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines[0].starts_with("/dev/pts/"), "{said}");
     assert_eq!(lines[1..], ["rc=130", "rc=148"], "{said}");

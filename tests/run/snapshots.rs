@@ -7,9 +7,10 @@ fn a_step_is_undone_while_the_session_goes_on() {
     for who in everybody() {
         let stage = Stage::new(who);
         let said = stage.sh("echo 0 > f; plyfs run --name s -- sh -euc '
-             echo 1 > f; while [ ! -e go ]; do sleep 0.02; done; cat f
-             while [ ! -e end ]; do sleep 0.02; done; cat f' & sleep 0.6
-             plyfs snapshot s one; plyfs run --name s -- sh -c 'echo 2 > f; echo go > go'; sleep 0.3
+             echo 1 > f; : > ready; while [ ! -e go ]; do sleep 0.02; done; cat f; : > seen
+             while [ ! -e end ]; do sleep 0.02; done; cat f' & live s
+             plyfs run --name s -- sh -c 'while [ ! -e ready ]; do sleep 0.02; done'; plyfs snapshot s one
+             plyfs run --name s -- sh -c 'echo 2 > f; echo go > go; while [ ! -e seen ]; do sleep 0.02; done'
              plyfs rewind s one; plyfs run --name s -- sh -c 'cat f; [ ! -e go ]; echo end > end'; wait; cat f");
         assert_eq!(said, "one\n2\n1\n1\n0\n", "{who:?}");
     }

@@ -101,7 +101,11 @@ impl Stage {
             words.extend(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
         }
         // A run that does not end is a failure, and no reason to wait.
-        words.extend(["timeout", "60", "sh", "-euc", script]);
+        // `live NAME` waits until a run has begun.
+        let script = format!(
+            "live() {{ until plyfs runs | grep -q \"^$1 *live:[1-9]\"; do sleep 0.02; done; }}\n{script}"
+        );
+        words.extend(["timeout", "60", "sh", "-euc", &script]);
         let folder = self.dir.path().join("bin");
         let folder = folder.display();
         let mut command = Command::new(words[0]);

@@ -81,7 +81,12 @@ fn device(facts: &Machine) -> Check {
             .mend(or("`rm /dev/fuse; mknod -m 666 /dev/fuse c 10 229`, as root")),
         // fusermount3 opens it as root.
         Device::Refused(why) if facts.fusermount.as_ref().is_some_and(|program| program.has_roots_rights) => {
-            check(State::Good, format!("is opened by fusermount3 (and not by you: {why})"))
+            check(
+                State::Good,
+                format!(
+                    "is opened by fusermount3 (and not by you: {why}; `plyfs run` wants it mode 0666, as udev makes it)"
+                ),
+            )
         }
         Device::Refused(why) => check(State::Fails, format!("cannot be opened: {why}"))
             .mend(or("`chmod 0666 /dev/fuse`, as root")),
@@ -111,7 +116,7 @@ fn namespaces(facts: &Machine) -> Check {
         (true, _) => check(State::Good, "this is one"),
         (false, None) => check(State::Good, "can be made"),
         (false, Some(why)) => check(State::Less, why).mend(
-            "wanted only for mounts without fusermount3, and for many owners without root: set it with sysctl, as root",
+            "wanted only for `plyfs run`, mounts without fusermount3, and many owners without root: set it with sysctl, as root",
         ),
     }
 }
