@@ -226,7 +226,7 @@ fn look(
     let (mut merged, mut note) = (None, None);
     if let (Verdict::Conflict(conflict), Some(base)) = (verdict, base) {
         match (conflict, &run, &now) {
-            (Conflict::Content, Some(run), Some(now)) => {
+            (Conflict::Content, Some(run), Some(now)) if [run, now].into_iter().all(is_small) => {
                 let sides = [now, run].map(|side| content::read(&side.inode, &side.stat));
                 if let (Some(before), [Ok(now), Ok(run)]) = (bases.kept(base), sides) {
                     match merge::merge(&before, &now, &run, &source.name) {
@@ -250,6 +250,12 @@ fn look(
     }
     let kind = |thing: &Option<Thing>| thing.as_ref().map(|thing| thing.stat.kind());
     Ok(Item { run: kind(&run), now: kind(&now), verdict, merged, note })
+}
+
+/// Whether it is read whole to be merged.
+fn is_small(thing: &Thing) -> bool {
+    const LARGEST: i64 = 16 << 20;
+    thing.stat.st_size <= LARGEST
 }
 
 fn facts(
