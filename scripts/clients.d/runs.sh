@@ -70,7 +70,7 @@ play_runs() {
     is "the system is as it was" "$(state_of_system)" "$system"
     if command -v cargo >/dev/null; then
         mkdir rooms
-        (cd rooms && mkdir crate && cd crate && cargo init -q --vcs none --name room . >log 2>&1 || die "cargo init: $(cat log)")
+        (cd rooms && mkdir crate && cd crate && cargo init -q --vcs none --name room . >../log 2>&1 || die "cargo init: $(cat ../log)")
         is "cargo builds a crate in root's run" "$("$plyfs" run --name plyfs-clients-cargo --discard -- sh -euc 'cd rooms/crate && cargo build -q 2>&1 && target/debug/room'; ls rooms/crate)" \
             $'Hello, world!\nCargo.toml\nsrc'
     fi

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::overrides::Overrides;
 use super::quota::Quota;
 use super::stat::Stat;
+use crate::rules::ids::OVERFLOW_ID;
 
 /// What holds for everything in a branch. Most branches have none.
 #[derive(Debug, Default)]
@@ -44,7 +45,8 @@ impl Reader {
     #[must_use]
     pub fn may(&self, stat: &Stat, rights: u32) -> bool {
         let shift = match () {
-            () if self.uid == 0 => return true,
+            // Root of a user namespace has no rights to the files of those whom it does not have.
+            () if self.uid == 0 && stat.st_uid != OVERFLOW_ID => return true,
             () if self.uid == stat.st_uid => 6,
             () if self.groups.contains(&stat.st_gid) => 3,
             () => 0,
