@@ -61,9 +61,9 @@ play_runs() {
     fi
     is "the home is as it was, to the last byte" "$(state_of_home)" "$before"
 
-    works "apt-get install, as root of a run without other users" "plyfs run --root --name alone -- sh -euc 'apt-get install -y hello; hello'"
+    works "apt-get install, as root of a run without other users" "plyfs run --root --name alone -- sh -euc 'apt-get install -y hello || { apt-get update; apt-get install -y hello; }; hello'"
     for file in /etc/subuid /etc/subgid; do mount --bind lent "$file"; done
-    works "apt-get install, useradd and su, with lent ids" "plyfs run --root --name apt -- sh -euc 'apt-get install -y hello; hello; useradd -m zoe; su zoe -c id | grep -q zoe'"
+    works "apt-get install, useradd and su, with lent ids" "plyfs run --root --name apt -- sh -euc 'apt-get install -y hello || { apt-get update; apt-get install -y hello; }; hello; useradd -m zoe; su zoe -c id | grep -q zoe'"
     umount /etc/subgid /etc/subuid
     works "all of it is listed and dropped" "[ \$(plyfs runs | wc -l) -ge 11 ]; plyfs diff apt | grep -q '^A /usr/bin/hello$'; plyfs discard \$(plyfs runs | cut -d' ' -f1); [ -z \"\$(plyfs runs)\" ]"
     is "the home is as it was" "$(state_of_home)" "$before"
