@@ -113,6 +113,8 @@ struct Staged<'a> {
     beside: OsString,
     /// Whether other names, which the run has not touched, show there what it has written.
     is_followed: bool,
+    /// Whether only what a file has besides data is another.
+    is_change: bool,
 }
 
 impl Staged<'_> {
@@ -133,13 +135,14 @@ pub(super) fn execute(
     let steps = plan.steps();
     let mut staged = Vec::with_capacity(steps.len());
     for (number, step) in steps.iter().enumerate() {
-        let (Step::Put(way) | Step::Change(way) | Step::Remove(way) | Step::RemoveEmpty(way)) = step;
+        let way = step.way();
         if way.is_empty() {
             continue;
         }
         let beside = OsString::from(format!("{PREFIX}{}-{number}", std::process::id()));
         let is_followed = matches!(step, Step::Put(_)) && is_followed(sides, way)?;
-        staged.push(Staged { step, way, beside, is_followed });
+        let is_change = matches!(step, Step::Put(_)) && is_change(plan, sides, way)?;
+        staged.push(Staged { step, way, beside, is_followed, is_change });
     }
     let names: Vec<Way> = staged.iter().map(|staged| place_in(staged.way, &staged.beside)).collect();
     journal.write(&names).map_err(Error::staged)?;
@@ -152,11 +155,14 @@ pub(super) fn execute(
         .collect::<Result<Taken<'_>>>()?;
     let mut links = Links(made_before(plan, sides, target, &steps)?);
     let made = staged.iter().try_for_each(|staged| stage(plan, sides, target, staged, &mut links));
-    let made = made.and_then(|()| sync_all(target, &staged));
-    if let Err(e) = made {
-        journal.clear(target)?;
-        return Err(e.staged());
-    }
+    let filesystems = match made.and_then(|()| filesystems(target, &staged)) {
+        Ok(filesystems) => filesystems,
+        Err(e) => {
+            journal.clear(target)?;
+            return Err(e.staged());
+        }
+    };
+    sync_all(target, &filesystems);
     // What is written anew in its place comes first: new names of it are made by linking it.
     let (first, then): (Vec<_>, Vec<_>) = staged.iter().partition(|staged| staged.is_followed);
     let mut links = Links::default();
@@ -165,25 +171,30 @@ pub(super) fn execute(
             note(plan, sides, staged.way, &taken, notes)?;
         }
     }
-    sync_all(target, &staged)?;
+    sync_all(target, &filesystems);
     journal.clear(target)
 }
 
-/// Once for each filesystem.
-fn sync_all(target: &Target, staged: &[Staged<'_>]) -> Result<()> {
-    let mut synced = Vec::new();
+/// A directory on each filesystem that is changed.
+fn filesystems(target: &Target, staged: &[Staged<'_>]) -> Result<Vec<Place>> {
+    let mut places: Vec<(u64, Place)> = Vec::new();
     for staged in staged {
         let place = staged.place(target)?;
         let device = place.device()?;
-        if !synced.contains(&device) {
-            // Where it may not be read it cannot be told to the disk either.
-            if let Err(e) = target.sync(&place) {
-                log::warn!("{e}");
-            }
-            synced.push(device);
+        if places.iter().all(|(known, _)| *known != device) {
+            places.push((device, place));
         }
     }
-    Ok(())
+    Ok(places.into_iter().map(|(_, place)| place).collect())
+}
+
+fn sync_all(target: &Target, places: &[Place]) {
+    for place in places {
+        // Where it may not be read it cannot be told to the disk either.
+        if let Err(e) = target.sync(place) {
+            log::warn!("{e}");
+        }
+    }
 }
 
 /// Files with several names, by what they are in the layers, and where the first of these is.
@@ -222,7 +233,7 @@ fn made_before(
 
 fn stage(plan: &Plan, sides: &Sides, target: &Target, staged: &Staged<'_>, links: &mut Links) -> Result<()> {
     match staged.step {
-        Step::Put(way) if !is_change(plan, sides, way)? => {
+        Step::Put(way) if !staged.is_change => {
             make(plan, sides, target, (&staged.place(target)?, &staged.beside), way, links)
         }
         _ => Ok(()),
@@ -308,35 +319,46 @@ fn publish(
     staged: &Staged<'_>,
     (journal, links): (&Journal, &mut Links),
 ) -> Result<bool> {
-    let Staged { step, way, beside, is_followed } = staged;
+    let Staged { step, way, beside, is_followed, is_change } = staged;
     let Some(name) = way.last() else { return Ok(false) };
     let place = staged.place(target)?;
-    let now = sides.now(way)?;
-    let seen = now.as_ref().map(|now| &now.stat);
+    let Some(item) = plan.items.get(*way) else { return Ok(false) };
+    // What it was decided on, and not what is there by now.
+    let seen = item.seen.as_ref();
+    let run =
+        if item.run.is_some() { sides.run(way)?.map(|run| (run.raw.st_dev, run.raw.st_ino)) } else { None };
+    if *is_followed && run.is_some_and(|run| links.0.contains_key(&run)) {
+        // By another name of it that is done already.
+        place.remove(beside)?;
+        return Ok(true);
+    }
     place.check(name, seen)?;
     match step {
-        Step::Put(_) if is_change(plan, sides, way)? => {
+        Step::Put(_) if *is_change => {
             let Some(thing) = sides.run(way)? else { return Ok(false) };
             target.finish(&place, name, &thing)?;
         }
         Step::Put(_) => {
-            let run = sides.run(way)?.map(|run| (run.raw.st_dev, run.raw.st_ino));
             if !is_followed && let Some((from, old)) = run.and_then(|run| links.0.get(&run)) {
                 place.remove(beside)?;
                 place.link(from, old, beside)?;
             }
             let is_dir = |kind: Option<FileType>| kind == Some(FileType::Directory);
-            let item = plan.items.get(*way);
-            if item.and_then(|item| item.run) == Some(FileType::Socket) {
+            if item.run == Some(FileType::Socket) {
                 return Ok(false);
             }
-            let (kind, was) = (item.and_then(|item| item.run), seen.map(|seen| seen.kind()));
+            let (kind, was) = (item.run, seen.map(|seen| seen.kind()));
             match was {
                 None => place.publish(beside, name, RenameFlags::NOREPLACE)?,
                 // A rename puts a file over a file, and nothing over a directory that has something in it.
                 Some(was) if is_dir(kind) || is_dir(Some(was)) => {
                     place.publish(beside, name, RenameFlags::EXCHANGE)?;
-                    place.remove(beside)?;
+                    if !place.remove_one(beside)? {
+                        // Something has come to be in it.
+                        place.publish(beside, name, RenameFlags::EXCHANGE)?;
+                        place.remove(beside)?;
+                        return Err(Error::Changed(target.path(way)));
+                    }
                 }
                 Some(_) if *is_followed => {
                     let names = [name.as_os_str(), beside].map(|name| place_in(way, name));
@@ -355,17 +377,7 @@ fn publish(
             let Some(thing) = sides.run(way)? else { return Ok(false) };
             target.finish(&place, name, &thing)?;
         }
-        Step::Remove(_) => {
-            if seen.is_some_and(|seen| seen.kind() == FileType::Directory) {
-                place.publish(name, beside, RenameFlags::NOREPLACE)?;
-                place.remove(beside)?;
-            } else {
-                place.remove(name)?;
-            }
-        }
-        Step::RemoveEmpty(_) => {
-            return place.remove_empty(name);
-        }
+        Step::Remove(_) => return place.remove_one(name),
     }
     Ok(true)
 }
@@ -373,9 +385,9 @@ fn publish(
 /// Notes what a path, and what is in it, is from now on.
 fn note(plan: &Plan, sides: &Sides, way: &Way, taken: &Taken<'_>, notes: &mut Notes) -> Result<()> {
     sides.forget();
-    let inside =
-        plan.items.range(way.clone()..).map(|(other, _)| other).take_while(|other| other.starts_with(way));
-    for way in inside {
+    let inside = plan.items.range(way.clone()..).take_while(|(other, _)| other.starts_with(way));
+    // What goes, goes by itself.
+    for (way, _) in inside.filter(|(other, item)| *other == way || item.run.is_some()) {
         if plan.items.get(way).is_none_or(|item| item.verdict != Verdict::Make) {
             continue;
         }

@@ -87,9 +87,9 @@ fn refusals(plan: &Plan, sides: &Sides, target: &Target, args: &ApplyArgs) -> Re
     let mut refused = Vec::new();
     let me = rustix::process::geteuid().as_raw();
     for step in plan.steps() {
-        let (Step::Put(way) | Step::Change(way) | Step::Remove(way) | Step::RemoveEmpty(way)) = &step;
-        let now = sides.now(way)?;
-        refused.extend(target.refusal(way, now.as_ref().map(|now| &now.stat)));
+        let way = step.way();
+        let seen = plan.items.get(way).and_then(|item| item.seen.as_ref());
+        refused.extend(target.refusal(way, seen));
         if let (Step::Put(_) | Step::Change(_), Some(run)) = (&step, sides.run(way)?)
             && !args.no_owners
             && me != 0

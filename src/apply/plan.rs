@@ -13,6 +13,7 @@ use super::decide::{Conflict, Facts, Verdict, decide};
 use super::error::{Error, Result};
 use super::merge::{self, Merged};
 use super::sides::{Sides, Thing};
+use crate::branch::Stat;
 use crate::cli::ApplyArgs;
 use crate::look::changes::Kind;
 
@@ -25,6 +26,8 @@ pub(super) struct Item {
     /// Whether the run has something there, and whether the outside has.
     pub(super) run: Option<FileType>,
     pub(super) now: Option<FileType>,
+    /// What was there when it was decided: a step on anything else is none.
+    pub(super) seen: Option<Stat>,
     pub(super) verdict: Verdict,
     /// What is to be there instead of what the run has.
     pub(super) merged: Option<Vec<u8>>,
@@ -45,10 +48,16 @@ pub(super) enum Step {
     Put(Way),
     /// Give what is there what the run's has besides data.
     Change(Way),
-    /// Remove what is there, a directory with all that is in it.
+    /// Remove what is there: a directory only if nothing is left in it.
     Remove(Way),
-    /// Remove a directory, if nothing is left in it.
-    RemoveEmpty(Way),
+}
+
+impl Step {
+    /// What it is about.
+    pub(super) fn way(&self) -> &Way {
+        let (Self::Put(way) | Self::Change(way) | Self::Remove(way)) = self;
+        way
+    }
 }
 
 impl Plan {
@@ -124,9 +133,11 @@ impl Plan {
         })
     }
 
-    /// What is done, in its order: what comes, then what goes, then what directories are, from below.
+    /// What is done, in its order: what something takes the place of is emptied, then comes what comes, then goes what goes,
+    /// then directories are what they are to be. What goes does so entry by entry, from below: what comes to be in a directory
+    /// meanwhile keeps it.
     pub(super) fn steps(&self) -> Vec<Step> {
-        let (mut steps, mut dirs) = (Vec::new(), Vec::new());
+        let (mut puts, mut dirs) = (Vec::new(), Vec::new());
         let mut covered: Option<&Way> = None;
         let makes = || self.items.iter().filter(|(_, item)| item.verdict == Verdict::Make);
         for (way, item) in makes() {
@@ -139,33 +150,18 @@ impl Plan {
                     dirs.push(Step::Change(way.clone()))
                 }
                 (Some(_), _) => {
-                    steps.push(Step::Put(way.clone()));
+                    puts.push(Step::Put(way.clone()));
                     covered = Some(way);
                 }
                 (None, _) => {}
             }
         }
-        let mut gone: Vec<Step> = Vec::new();
-        let mut covered: Option<&Way> = None;
-        for (way, item) in makes().filter(|(_, item)| item.run.is_none()) {
-            if covered.is_some_and(|above| way.starts_with(above)) || self.is_put_over(way) {
-                continue;
-            }
-            let whole = beneath(&self.items, way).all(|(_, item)| item.verdict == Verdict::Make);
-            if item.now == Some(FileType::Directory) && !whole {
-                gone.push(Step::RemoveEmpty(way.clone()));
-            } else {
-                gone.push(Step::Remove(way.clone()));
-                covered = Some(way);
-            }
-        }
-        // A directory after what is in it.
-        gone.reverse();
+        let goes = makes().rev().filter(|(_, item)| item.run.is_none()).map(|(way, _)| way);
+        let (emptied, gone): (Vec<_>, Vec<_>) = goes.partition(|way| self.is_put_over(way));
+        let remove = |way: &Way| Step::Remove(way.clone());
+        // Who may not write to a directory any more has done so.
         dirs.reverse();
-        steps.extend(gone);
-        // Who may not write to it any more has done so.
-        steps.extend(dirs);
-        steps
+        emptied.into_iter().map(remove).chain(puts).chain(gone.into_iter().map(remove)).chain(dirs).collect()
     }
 
     /// Whether something is put in the place of a directory around it.
@@ -249,7 +245,8 @@ fn look(
         }
     }
     let kind = |thing: &Option<Thing>| thing.as_ref().map(|thing| thing.stat.kind());
-    Ok(Item { run: kind(&run), now: kind(&now), verdict, merged, note })
+    let seen = now.as_ref().map(|now| now.stat);
+    Ok(Item { run: kind(&run), now: kind(&now), seen, verdict, merged, note })
 }
 
 /// Whether it is read whole to be merged.
@@ -334,8 +331,8 @@ mod tests {
             _ => None,
         };
         let items = items.iter().map(|(path, run, now, verdict)| {
-            let item = Item { run: kind(*run), now: kind(*now), verdict: *verdict, merged: None, note: None };
-            (way(path), item)
+            let (run, now) = (kind(*run), kind(*now));
+            (way(path), Item { run, now, seen: None, verdict: *verdict, merged: None, note: None })
         });
         let mut plan = Plan { items: items.collect() };
         plan.spread();
@@ -346,7 +343,7 @@ mod tests {
     const NEW: Verdict = Verdict::Conflict(Conflict::New);
 
     #[test]
-    fn a_new_directory_is_one_step_and_so_is_one_that_goes() {
+    fn a_new_directory_is_one_step_and_one_that_goes_goes_from_below() {
         let steps = plan(&[
             ("a", 'd', '-', MAKE),
             ("a/b", 'f', '-', MAKE),
@@ -360,6 +357,7 @@ mod tests {
         let expected = [
             Step::Put(way("a")),
             Step::Put(way("a-b")),
+            Step::Remove(way("d/e")),
             Step::Remove(way("d")),
             Step::Remove(way("c/x")),
             Step::Change(way("c")),
@@ -370,7 +368,7 @@ mod tests {
     #[test]
     fn what_is_new_in_a_deleted_directory_keeps_it() {
         let items = [("d", '-', 'd', MAKE), ("d/e", '-', 'f', MAKE), ("d/new", '-', 'f', NEW)];
-        assert_eq!(plan(&items).steps(), [Step::Remove(way("d/e")), Step::RemoveEmpty(way("d"))]);
+        assert_eq!(plan(&items).steps(), [Step::Remove(way("d/e")), Step::Remove(way("d"))]);
         let items = [("d", 'f', 'd', MAKE), ("d/e", '-', 'f', MAKE), ("d/new", '-', 'f', NEW)];
         let plan = plan(&items);
         assert_eq!(plan.conflicts().count(), 2);
@@ -380,6 +378,7 @@ mod tests {
     fn a_file_in_place_of_a_directory_takes_all_of_it_away() {
         let items =
             [("d", 'f', 'd', MAKE), ("d/e", '-', 'f', MAKE), ("f", 'd', 'f', MAKE), ("f/x", 'f', '-', MAKE)];
-        assert_eq!(plan(&items).steps(), [Step::Put(way("d")), Step::Put(way("f"))]);
+        let steps = [Step::Remove(way("d/e")), Step::Put(way("d")), Step::Put(way("f"))];
+        assert_eq!(plan(&items).steps(), steps);
     }
 }

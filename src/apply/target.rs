@@ -195,10 +195,17 @@ impl Place {
         match (rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW), seen) {
             (Err(Errno::NOENT), None) => Ok(()),
             (Ok(now), Some(seen)) => {
-                let is_dir = seen.kind() == FileType::Directory;
-                let same_time = (now.st_ctime, now.st_ctime_nsec) == (seen.st_ctime, seen.st_ctime_nsec);
-                // What is done in a directory changes its times.
-                let same = now.st_ino == seen.st_ino && (is_dir || same_time);
+                let touched = (now.st_ctime, now.st_ctime_nsec) != (seen.st_ctime, seen.st_ctime_nsec);
+                let written = (now.st_size, now.st_mtime, now.st_mtime_nsec)
+                    != (seen.st_size, seen.st_mtime, seen.st_mtime_nsec);
+                let same = now.st_ino == seen.st_ino
+                    && match seen.kind() {
+                        // What is done in a directory changes its times.
+                        FileType::Directory => true,
+                        // What is done to another of its names changes one of them.
+                        _ if seen.is_hard_linked() => !written,
+                        _ => !touched,
+                    };
                 if same { Ok(()) } else { Err(changed()) }
             }
             (Err(errno), Some(_)) if errno != Errno::NOENT => {
@@ -276,12 +283,18 @@ impl Place {
         rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR).map_err(failed)
     }
 
-    /// Removes a directory that is empty; says whether it was.
-    pub(super) fn remove_empty(&self, name: &OsStr) -> Result<bool> {
+    /// Removes what has a name, and nothing that is in it. Says whether it is gone: a directory in which something is stays.
+    pub(super) fn remove_one(&self, name: &OsStr) -> Result<bool> {
+        let failed = Error::io::<Errno>("remove", &self.path.join(name));
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(true),
+            Err(Errno::ISDIR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
         match rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR) {
             Ok(()) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
-            Err(errno) => Err(Error::io("remove", &self.path.join(name))(errno)),
+            Err(errno) => Err(failed(errno)),
         }
     }
 }

@@ -87,7 +87,14 @@ impl Bases {
             FileType::BlockDevice => 'b',
             FileType::Unknown => return Ok(()),
         };
-        let kept = inode.map(|inode| self.keep(stat, inode)).transpose()?.flatten();
+        // What it was is worth more than what it held: that is for a merge.
+        let kept = inode.and_then(|inode| {
+            let kept = self.keep(stat, inode);
+            kept.unwrap_or_else(|e| {
+                log::warn!("what a file held is not kept for a merge: {e}");
+                None
+            })
+        });
         let kept = kept.map_or_else(|| "-".to_owned(), |number| number.to_string());
         let (time, mtime, ctime) =
             (now(), time(stat.st_mtime, stat.st_mtime_nsec), time(stat.st_ctime, stat.st_ctime_nsec));

@@ -161,3 +161,16 @@ fn a_full_disk_changes_nothing() {
     assert!(said.contains("nothing was done") && said.contains("old\ngone\na\ngone\nother\n"), "{said}");
     assert!(said.contains("\na\nbig\nnew\n"), "{said}");
 }
+
+#[test]
+fn what_is_changed_while_it_goes_on_is_not_lost() {
+    let stage = Stage::new(an_ordinary_user());
+    // syncfs(2) lies between the decision and the first step.
+    let said = stage.sh("mkdir gone; echo f > f; echo g > gone/g; echo a > a
+         plyfs run --name r -- sh -c 'echo run >> f; echo run >> a; rm -r gone'
+         strace -f -qq -o /dev/null -e trace=syncfs -e inject=syncfs:delay_enter=1500000 plyfs apply r > said 2>&1 & pid=$!
+         sleep 0.8; echo outside >> f; echo new > gone/new; code=0; wait $pid || code=$?; echo $code; cat f gone/new a; grep -c 'was changed just now' said
+         plyfs apply r > again 2>&1 || echo refused; cat f gone/new; plyfs apply --ours r > /dev/null
+         ls gone; find . -name '.plyfs-apply-*'");
+    assert_eq!(said, "1\nf\noutside\nnew\na\nrun\n1\nrefused\nf\noutside\nnew\nnew\n");
+}
