@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FileType, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::error::Result;
@@ -21,35 +21,6 @@ pub(super) fn read(inode: &Inode, stat: &Stat) -> Result<Vec<u8>> {
         data.truncate(length);
     }
     Ok(data)
-}
-
-/// Whether two inodes of one type hold the same.
-pub(super) fn is_same(one: (&Inode, &Stat), other: (&Inode, &Stat)) -> Result<bool> {
-    let ((inode, stat), (other_inode, other)) = (one, other);
-    Ok(match stat.kind() {
-        FileType::RegularFile => {
-            stat.st_size == other.st_size && (stat.st_size == 0 || same_data(inode, other_inode)?)
-        }
-        FileType::Symlink => inode.read_link()? == other_inode.read_link()?,
-        FileType::CharacterDevice | FileType::BlockDevice => stat.st_rdev == other.st_rdev,
-        _ => true,
-    })
-}
-
-fn same_data(one: &Inode, other: &Inode) -> Result<bool> {
-    let (one, other) = (one.open_read()?, other.open_read()?);
-    let (mut here, mut there) = (vec![0; BUFFER], vec![0; BUFFER]);
-    let mut offset = 0;
-    loop {
-        let read = one.read_at(offset, &mut here)?;
-        if read != other.read_at(offset, &mut there)? || here[..read] != there[..read] {
-            return Ok(false);
-        }
-        if read < BUFFER {
-            return Ok(true);
-        }
-        offset += read as u64;
-    }
 }
 
 /// The extended attributes that are a user's business, by name.

@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use rustix::fs::{FileType, RenameFlags};
 
 use super::bases::Notes;
-use super::content;
 use super::decide::Verdict;
 use super::error::{Error, Result};
 use super::plan::{Plan, Step, Way};
@@ -23,6 +22,7 @@ use super::sides::{Sides, Thing};
 use super::target::{Place, Target};
 use crate::branch::Stat;
 use crate::control::{escaped, unescaped};
+use crate::look::compare::same_content;
 
 /// The names that are in use, beside the places that they are for: `DIR/NAME`, one a line.
 #[derive(Debug)]
@@ -155,14 +155,17 @@ pub(super) fn execute(
         .collect::<Result<Taken<'_>>>()?;
     let mut links = Links(made_before(plan, sides, target, &steps)?);
     let made = staged.iter().try_for_each(|staged| stage(plan, sides, target, staged, &mut links));
-    let filesystems = match made.and_then(|()| filesystems(target, &staged)) {
+    let synced = made.and_then(|()| {
+        let filesystems = filesystems(target, &staged)?;
+        sync_all(target, &filesystems).map(|()| filesystems)
+    });
+    let filesystems = match synced {
         Ok(filesystems) => filesystems,
         Err(e) => {
             journal.clear(target)?;
             return Err(e.staged());
         }
     };
-    sync_all(target, &filesystems);
     // What is written anew in its place comes first: new names of it are made by linking it.
     let (first, then): (Vec<_>, Vec<_>) = staged.iter().partition(|staged| staged.is_followed);
     let mut links = Links::default();
@@ -171,7 +174,7 @@ pub(super) fn execute(
             note(plan, sides, staged.way, &taken, notes)?;
         }
     }
-    sync_all(target, &filesystems);
+    sync_all(target, &filesystems)?;
     journal.clear(target)
 }
 
@@ -188,13 +191,8 @@ fn filesystems(target: &Target, staged: &[Staged<'_>]) -> Result<Vec<Place>> {
     Ok(places.into_iter().map(|(_, place)| place).collect())
 }
 
-fn sync_all(target: &Target, places: &[Place]) {
-    for place in places {
-        // Where it may not be read it cannot be told to the disk either.
-        if let Err(e) = target.sync(place) {
-            log::warn!("{e}");
-        }
-    }
+fn sync_all(target: &Target, places: &[Place]) -> Result<()> {
+    places.iter().try_for_each(|place| target.sync(place))
 }
 
 /// Files with several names, by what they are in the layers, and where the first of these is.
@@ -222,7 +220,7 @@ fn made_before(
         for way in ways.into_iter().filter(|way| !plan.items.contains_key(way)) {
             let (Some(run), Some(now)) = (sides.run(&way)?, sides.now(&way)?) else { continue };
             let is_same = run.stat.kind() == now.stat.kind()
-                && content::is_same((&run.inode, &run.stat), (&now.inode, &now.stat))?;
+                && same_content((&run.inode, &run.stat), (&now.inode, &now.stat))?;
             if is_same && let Some((name, dirs)) = way.split_last() {
                 made.insert(id, (target.dir(dirs)?, name.clone()));
             }
@@ -250,7 +248,7 @@ fn is_change(plan: &Plan, sides: &Sides, way: &Way) -> Result<bool> {
             if run.stat.kind() == now.stat.kind() && run.stat.kind() != FileType::Directory =>
         {
             // The name of one among several may be all that the run has changed.
-            Ok(run.stat.st_nlink == 1 && content::is_same((&run.inode, &run.stat), (&now.inode, &now.stat))?)
+            Ok(run.stat.st_nlink == 1 && same_content((&run.inode, &run.stat), (&now.inode, &now.stat))?)
         }
         _ => Ok(false),
     }

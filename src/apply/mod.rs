@@ -25,7 +25,6 @@ use crate::cli::ApplyArgs;
 use crate::exit::Exit;
 pub use crate::look::RootIs;
 use bases::Bases;
-use decide::Verdict;
 use execute::{Journal, execute};
 use plan::{Plan, Step};
 use sides::Sides;
@@ -109,9 +108,4 @@ fn refusals(plan: &Plan, sides: &Sides, target: &Target, args: &ApplyArgs) -> Re
         refused.push(format!("and {more} more"));
     }
     Ok(refused.join("\n  "))
-}
-
-/// Whether a verdict is that something is done.
-fn is_made(verdict: Verdict) -> bool {
-    verdict == Verdict::Make
 }

@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::Source;
 use super::decide::Verdict;
 use super::error::{Error, Result};
-use super::is_made;
 use super::plan::{Item, Plan, Way};
 use crate::shown::{shown, shown_lines};
 
@@ -42,13 +41,13 @@ pub(super) fn list(source: &Source, plan: &Plan, json: bool) -> Result<()> {
         (1..way.len()).any(|length| {
             plan.items
                 .get(&way[..length])
-                .is_some_and(|item| item.run.is_none() && is_made(item.verdict) && item.now.is_some())
+                .is_some_and(|item| item.run.is_none() && item.verdict == Verdict::Make && item.now.is_some())
         })
     };
     let shown_items: Vec<_> = plan
         .items
         .iter()
-        .filter(|(way, item)| !(is_made(item.verdict) && item.run.is_none() && is_inside(way)))
+        .filter(|(way, item)| !(item.verdict == Verdict::Make && item.run.is_none() && is_inside(way)))
         .filter_map(|(way, item)| Some((way, item, letter(item)?)))
         .collect();
     let row = |(way, item, (_, change)): &(&Way, &Item, (char, &'static str))| Row {

@@ -113,7 +113,7 @@ impl Sides {
         let side = usize::from(first > 0);
         let is_known = matches!(&self.last.borrow()[side], Some((known, _)) if known == dirs);
         if !is_known {
-            let parts = self.parts(dirs, first)?;
+            let parts = layers::parts(&self.branches, first, dirs)?;
             self.last.borrow_mut()[side] = Some((dirs.to_vec(), parts));
         }
         let last = self.last.borrow();
@@ -126,23 +126,6 @@ impl Sides {
         let Some((_, dir)) = parts.iter().find(|((at, _), _)| *at == branch) else { return Ok(None) };
         let inode = dir.open_inode(name)?;
         Ok(Some((Thing { inode, stat, raw: stat }, branch)))
-    }
-
-    /// The parts of a directory; none if it is none.
-    fn parts(&self, dirs: &[OsString], first: usize) -> Result<Parts> {
-        let roots = layers::roots(&self.branches, first).into_iter();
-        let mut parts: Parts = roots.map(|part| (part, self.branches[part.0].root.clone())).collect();
-        for name in dirs {
-            let Shows::Dir(children, _) = layers::shows(&parts, name)? else { return Ok(Vec::new()) };
-            let mut next = Vec::with_capacity(children.len());
-            for child in children {
-                if let Some((_, open)) = parts.iter().find(|((at, _), _)| *at == child.0) {
-                    next.push((child, open.open_dir(name)?));
-                }
-            }
-            parts = next;
-        }
-        Ok(parts)
     }
 
     /// The outside has changed.
@@ -173,7 +156,7 @@ impl Sides {
     /// What is under another name in the same directory outside, by its number.
     pub(super) fn renamed(&self, way: &[OsString], ino: u64) -> Option<OsString> {
         let (_, dirs) = way.split_last()?;
-        let parts = self.parts(dirs, self.own).ok()?;
+        let parts = layers::parts(&self.branches, self.own, dirs).ok()?;
         let entries = parts.first()?.1.list().ok()?;
         entries.into_iter().find(|entry| entry.ino == ino).map(|entry| entry.name)
     }

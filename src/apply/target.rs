@@ -157,10 +157,15 @@ impl Target {
 
     /// Waits until a directory's filesystem has everything on the disk.
     pub(super) fn sync(&self, place: &Place) -> Result<()> {
-        let failed = Error::io::<Errno>("sync", &place.path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(&place.dir, c".", flags, Mode::empty()).map_err(&failed)?;
-        rustix::fs::syncfs(&dir).map_err(failed)
+        match rustix::fs::openat(&place.dir, c".", flags, Mode::empty()) {
+            Ok(dir) => rustix::fs::syncfs(&dir).map_err(Error::io("sync", &place.path)),
+            // Where it may not be read it cannot be told to the disk either.
+            Err(errno) => {
+                log::warn!("{}: {errno}: a crash of the machine may undo some of it", place.path.display());
+                Ok(())
+            }
+        }
     }
 }
 

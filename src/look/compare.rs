@@ -264,14 +264,19 @@ fn is_same(one: &Inode, stat: &Stat, other: &Inode, lower: &Stat) -> Result<bool
     if !is_same_metadata(stat, lower) || times(stat) != times(lower) || !same_xattrs(one, other)? {
         return Ok(false);
     }
-    match stat.kind() {
+    same_content((one, stat), (other, lower))
+}
+
+/// Whether two inodes of one type hold the same.
+pub(crate) fn same_content((one, stat): (&Inode, &Stat), (other, lower): (&Inode, &Stat)) -> Result<bool> {
+    Ok(match stat.kind() {
         FileType::RegularFile => {
-            Ok(stat.st_size == lower.st_size && (stat.st_size == 0 || same_data(one, other)?))
+            stat.st_size == lower.st_size && (stat.st_size == 0 || same_data(one, other)?)
         }
-        FileType::Symlink => Ok(one.read_link()? == other.read_link()?),
-        FileType::CharacterDevice | FileType::BlockDevice => Ok(stat.st_rdev == lower.st_rdev),
-        _ => Ok(true),
-    }
+        FileType::Symlink => one.read_link()? == other.read_link()?,
+        FileType::CharacterDevice | FileType::BlockDevice => stat.st_rdev == lower.st_rdev,
+        _ => true,
+    })
 }
 
 fn same_xattrs(one: &Inode, other: &Inode) -> Result<bool> {

@@ -21,8 +21,11 @@ pub(super) fn run(args: &DiffCommandArgs) -> Result<ExitCode> {
     tell(args, &branches(args)?, 1, None)
 }
 
-/// The same of layers over lowers.
-pub(super) fn of_layers(
+/// Lists what layers, the topmost first, change of what lowers show, as [`super::run`] does for an upper.
+///
+/// # Errors
+/// See [`enum@Error`].
+pub fn of_layers(
     args: &DiffCommandArgs,
     layers: &[PathBuf],
     lowers: &[PathBuf],
@@ -95,18 +98,7 @@ fn write_patch(branches: &[Branch], own: usize, changes: &[Change]) -> Result<()
 /// What the branches from `first` on show at the end of a way.
 fn side(branches: &[Branch], first: usize, way: &[OsString]) -> Result<Option<Side>> {
     let Some((name, dirs)) = way.split_last() else { return Ok(None) };
-    let roots = layers::roots(branches, first).into_iter();
-    let mut parts: Vec<_> = roots.map(|part| (part, branches[part.0].root.clone())).collect();
-    for dir in dirs {
-        let Shows::Dir(children, _) = layers::shows(&parts, dir)? else { return Ok(None) };
-        let mut next = Vec::with_capacity(children.len());
-        for child in children {
-            if let Some((_, open)) = parts.iter().find(|((at, _), _)| *at == child.0) {
-                next.push((child, open.open_dir(dir)?));
-            }
-        }
-        parts = next;
-    }
+    let parts = layers::parts(branches, first, dirs)?;
     match layers::shows(&parts, name)? {
         Shows::Leaf(branch, stat) => match parts.iter().find(|((at, _), _)| *at == branch) {
             Some((_, dir)) => Side::of(&dir.open_inode(name)?, &stat),

@@ -110,6 +110,23 @@ pub(crate) fn roots(branches: &[Branch], first: usize) -> Vec<Part> {
     roots
 }
 
+/// The parts of a directory of the branches from `first` on, open; none if there is no such directory.
+pub(crate) fn parts(branches: &[Branch], first: usize, way: &[OsString]) -> Result<Vec<(Part, Dir)>> {
+    let roots = roots(branches, first).into_iter();
+    let mut parts: Vec<_> = roots.map(|part| (part, branches[part.0].root.clone())).collect();
+    for name in way {
+        let Shows::Dir(children, _) = shows(&parts, name)? else { return Ok(Vec::new()) };
+        let mut next = Vec::with_capacity(children.len());
+        for child in children {
+            if let Some((_, open)) = parts.iter().find(|((at, _), _)| *at == child.0) {
+                next.push((child, open.open_dir(name)?));
+            }
+        }
+        parts = next;
+    }
+    Ok(parts)
+}
+
 /// What a few branches show under a name.
 #[derive(Debug)]
 pub(crate) enum Shows {

@@ -14,11 +14,12 @@ mod snapshots;
 mod which;
 
 pub use compare::RootIs;
+pub use diff::of_layers as diff_layers;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::cli::{DiffCommandArgs, LookCommand};
+use crate::cli::LookCommand;
 use crate::exit::Exit;
 use crate::mount::MountError;
 use crate::shown::shown;
@@ -75,20 +76,6 @@ pub fn run(command: &LookCommand) -> Result<ExitCode> {
         LookCommand::Diff(args) => diff::run(args),
         LookCommand::Doctor(args) => doctor::run(args),
     }
-}
-
-/// Lists what layers, the topmost first, change of what lowers show, as [`run`] does for an upper.
-///
-/// # Errors
-/// See [`enum@Error`].
-pub fn diff_layers(
-    args: &DiffCommandArgs,
-    layers: &[PathBuf],
-    lowers: &[PathBuf],
-    records: bool,
-    root: Option<RootIs>,
-) -> Result<ExitCode> {
-    diff::of_layers(args, layers, lowers, records, root)
 }
 
 /// Prints a result, for people or for programs.

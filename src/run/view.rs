@@ -48,17 +48,13 @@ fn outermost(mut paths: Vec<(PathBuf, bool)>) -> Vec<(PathBuf, bool)> {
 impl Plan {
     /// Of a run with these ids.
     pub(super) fn of(place: &Place, run: &Run, ids: &Ids) -> Self {
-        Self::with(place, run, ids, &usual())
-    }
-
-    fn with(place: &Place, run: &Run, ids: &Ids, usual: &[PathBuf]) -> Self {
         let about = &run.about;
         let at = about.lowers.first().cloned();
         let pass = match at {
             Some(_) => Vec::new(),
             None => {
                 let given = about.pass.iter().map(|path| (path.clone(), true));
-                outermost(usual.iter().map(|path| (path.clone(), false)).chain(given).collect())
+                outermost(usual().into_iter().map(|path| (path, false)).chain(given).collect())
             }
         };
         let is_passed = |path: &Path| pass.iter().any(|(passed, _)| path.starts_with(passed));

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, PidfdFlags, Rlimit, Signal, WaitOptions, WaitStatus};
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::error::{Error, Result};
@@ -112,10 +112,13 @@ impl Ended {
             Self::Code(code) => code.into(),
             Self::Signal(signal) => {
                 // Its own core would say nothing.
-                let none = rustix::process::Rlimit { current: Some(0), maximum: None };
-                let bounded = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+                let core = rustix::process::Resource::Core;
+                let none = Rlimit { current: Some(0), ..rustix::process::getrlimit(core) };
+                if let Err(errno) = rustix::process::setrlimit(core, none) {
+                    log::debug!("setrlimit: {errno}");
+                }
                 if let Err(error) = signal_hook::low_level::emulate_default_handler(signal) {
-                    log::debug!("signal {signal}: {error} {bounded:?}");
+                    log::debug!("signal {signal}: {error}");
                 }
                 u8::try_from(128 + signal).unwrap_or(u8::MAX).into()
             }
@@ -124,7 +127,7 @@ impl Ended {
     }
 }
 
-/// Ends every process that is in a mount namespace.
+/// Ends every process that is in a run.
 pub(super) fn kill_all(spaces: &Spaces) {
     let deadline = Instant::now() + GRACE;
     loop {
