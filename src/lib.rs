@@ -24,6 +24,7 @@
 
 #[cfg(feature = "run")]
 pub mod apply;
+pub mod bases;
 #[cfg(feature = "bench")]
 pub mod bench;
 pub mod branch;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 type Row = (&'static str, &'static [&'static str]);
 
 /// For each part, the parts that it may name. Itself it may always name.
-const MAY_NAME: [Row; 24] = [
+const MAY_NAME: [Row; 25] = [
     // Rooms that many may enter, and that enter none.
     ("exit", &[]),
     ("units", &[]),
@@ -20,8 +20,9 @@ const MAY_NAME: [Row; 24] = [
     ("rules", &[]),
     ("error", &["rules", "shown"]),
     ("branch", &["rules", "error"]),
+    ("bases", &["branch", "control"]),
     ("layer", &["branch", "rules", "error"]),
-    ("union", &["layer", "branch", "rules", "error", "control"]),
+    ("union", &["bases", "layer", "branch", "rules", "error", "control"]),
     ("sched", &[]),
     ("fuse", &["sched", "union", "branch", "rules", "error", "control"]),
     ("cli", &["control", "exit", "units"]),
@@ -41,7 +42,10 @@ const MAY_NAME: [Row; 24] = [
     // It compares as `look` does, and asks `union` which hard links a workdir notes.
     (
         "apply",
-        &["cli", "look", "union", "layer", "branch", "rules", "error", "control", "exit", "say", "shown"],
+        &[
+            "cli", "look", "union", "bases", "layer", "branch", "rules", "error", "control", "exit", "say",
+            "shown",
+        ],
     ),
     (
         "run",

@@ -5,43 +5,22 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::FileType;
 
 use super::error::{Error, Result};
+pub(super) use crate::bases::Base;
+use crate::bases::{LARGEST, LOG, Time, now, parse_path, parse_time, path_text, time_text};
 use crate::branch::{Inode, Stat};
-use crate::control::{escaped, unescaped};
 
-const LOG: &str = "log";
 const APPLIED: &str = "applied";
-/// Up to this size, in bytes, the data of a file is kept.
-const LARGEST: u64 = 256 * 1024;
-
-/// What a path was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Base {
-    pub(super) kind: char,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) size: u64,
-    /// Seconds and nanoseconds since 1970, as all times here.
-    pub(super) mtime: (i64, u64),
-    pub(super) ctime: (i64, u64),
-    pub(super) ino: u64,
-    /// The file that holds its data.
-    pub(super) kept: Option<String>,
-}
 
 /// An inode of a layer as it was when it was made for real: its number and the time of its last change. None for what was
 /// deleted.
-type Taken = Option<(u64, (i64, u64))>;
+type Taken = Option<(u64, Time)>;
 
 /// What paths were, those that are not there having been absent.
 #[derive(Debug, Default)]
@@ -64,90 +43,25 @@ enum Line {
     Rewind(String),
 }
 
-fn letter(kind: FileType) -> char {
-    match kind {
-        FileType::RegularFile => 'f',
-        FileType::Directory => 'd',
-        FileType::Symlink => 'l',
-        FileType::Fifo => 'p',
-        FileType::Socket => 's',
-        FileType::CharacterDevice => 'c',
-        FileType::BlockDevice => 'b',
-        FileType::Unknown => '?',
-    }
-}
-
-impl Base {
-    /// What an inode is by now.
-    pub(super) fn of(stat: &Stat) -> Self {
-        Self {
-            kind: letter(stat.kind()),
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            size: stat.st_size as u64,
-            mtime: (stat.st_mtime, stat.st_mtime_nsec),
-            ctime: (stat.st_ctime, stat.st_ctime_nsec),
-            ino: stat.st_ino,
-            kept: None,
+fn parse(line: &[u8]) -> Option<(Time, Line)> {
+    let mut words = line.splitn(3, |&byte| byte == b' ');
+    let text = |word: &[u8]| std::str::from_utf8(word).map(ToOwned::to_owned).ok();
+    let (kind, time, rest) = (words.next()?, parse_time(&text(words.next()?)?)?, words.next()?);
+    let name = || String::from_utf8_lossy(rest).into_owned();
+    let line = match kind {
+        b"base" => Base::parse(rest).map(|(path, base)| Line::Base(path, base))?,
+        b"gone" => Line::Gone(parse_path(rest)),
+        b"snapshot" => Line::Snapshot(name()),
+        b"rewind" => Line::Rewind(name()),
+        b"taken" => {
+            let mut words = rest.splitn(3, |&byte| byte == b' ');
+            let (ino, ctime) = (text(words.next()?)?, text(words.next()?)?);
+            let taken = if ino == "-" { None } else { Some((ino.parse().ok()?, parse_time(&ctime)?)) };
+            Line::Taken(parse_path(words.next()?), taken)
         }
-    }
-
-    /// Type, owner and mode.
-    pub(super) fn same_metadata(&self, other: &Self) -> bool {
-        let of = |base: &Self| (base.kind, base.mode, base.uid, base.gid);
-        of(self) == of(other)
-    }
-}
-
-fn parse_time(word: &str) -> Option<(i64, u64)> {
-    let (seconds, nanoseconds) = word.split_once('.')?;
-    Some((seconds.parse().ok()?, nanoseconds.parse().ok()?))
-}
-
-fn path_of(escaped: &[u8]) -> PathBuf {
-    let path = PathBuf::from(unescaped(escaped));
-    if path == Path::new(".") { PathBuf::new() } else { path }
-}
-
-fn parse(line: &[u8]) -> Option<((i64, u64), Line)> {
-    let mut words = line.splitn(13, |&byte| byte == b' ');
-    let text = |word: Option<&[u8]>| Some(std::str::from_utf8(word?).ok()?.to_owned());
-    let kind = text(words.next())?;
-    let time = parse_time(&text(words.next())?)?;
-    if kind == "taken" {
-        let mut words = line.splitn(5, |&byte| byte == b' ').skip(2);
-        let (ino, ctime) = (text(words.next())?, text(words.next())?);
-        let taken = if ino == "-" { None } else { Some((ino.parse().ok()?, parse_time(&ctime)?)) };
-        return Some((time, Line::Taken(path_of(words.next()?), taken)));
-    }
-    if kind != "base" {
-        let rest = line.splitn(3, |&byte| byte == b' ').nth(2)?;
-        let name = || String::from_utf8_lossy(rest).into_owned();
-        return Some((
-            time,
-            match &*kind {
-                "gone" => Line::Gone(path_of(rest)),
-                "snapshot" => Line::Snapshot(name()),
-                "rewind" => Line::Rewind(name()),
-                _ => return None,
-            },
-        ));
-    }
-    let mut word = || text(words.next());
-    let base = Base {
-        kind: word()?.chars().next()?,
-        mode: u32::from_str_radix(&word()?, 8).ok()?,
-        uid: word()?.parse().ok()?,
-        gid: word()?.parse().ok()?,
-        size: word()?.parse().ok()?,
-        mtime: parse_time(&word()?)?,
-        ctime: parse_time(&word()?)?,
-        // The device's number is another one after a restart of the system.
-        ino: word().and_then(|_| word())?.parse().ok()?,
-        kept: word().map(|kept| (kept != "-").then_some(kept))?,
+        _ => return None,
     };
-    Some((time, Line::Base(path_of(words.next()?), base)))
+    Some((time, line))
 }
 
 fn whole_lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -156,7 +70,7 @@ fn whole_lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A line, when it was written, and whether that was when something had been made for real.
-type Dated = ((i64, u64), bool, Line);
+type Dated = (Time, bool, Line);
 
 /// What is known after all lines.
 fn replay(mut lines: Vec<Dated>) -> Bases {
@@ -246,46 +160,26 @@ impl Notes {
 
     /// What the run has at the end of a way has been made for real, whatever has become of it there.
     pub(super) fn taken(&mut self, way: &[OsString], run: Option<&Stat>) -> Result<()> {
-        let (ino, ctime) = match taken(run) {
-            Some((ino, (seconds, nanoseconds))) => (ino.to_string(), format!("{seconds}.{nanoseconds:09}")),
-            None => ("-".to_owned(), "-".to_owned()),
+        let inode = match taken(run) {
+            Some((ino, ctime)) => format!("{ino} {}", time_text(ctime)),
+            None => "- -".to_owned(),
         };
-        let path = escaped(way.iter().collect::<PathBuf>().as_os_str().as_bytes());
-        self.add(&[format!("taken {} {ino} {ctime} ", now()).as_bytes(), &path, b"\n"].concat())
+        self.add_about(&format!("taken {} {inode} ", time_text(now())), way)
     }
 
     /// There is nothing at the end of a way any more.
     pub(super) fn gone(&mut self, way: &[OsString]) -> Result<()> {
-        let path = escaped(way.iter().collect::<PathBuf>().as_os_str().as_bytes());
-        self.add(&[b"gone ", now().as_bytes(), b" ", &path, b"\n"].concat())
+        self.add_about(&format!("gone {} ", time_text(now())), way)
+    }
+
+    fn add_about(&mut self, words: &str, way: &[OsString]) -> Result<()> {
+        self.add(&[words.as_bytes(), &path_text(&way.iter().collect::<PathBuf>()), b"\n"].concat())
     }
 
     /// That is at the end of a way from now on.
-    pub(super) fn made(&mut self, way: &[OsString], stat: &Stat, inode: Option<&Inode>) -> Result<()> {
-        let base = Base::of(stat);
-        let kept = inode.map(|inode| self.keep(stat, inode)).transpose()?.flatten();
-        let time = |(seconds, nanoseconds): (i64, u64)| format!("{seconds}.{nanoseconds:09}");
-        let mut line = String::new();
-        // Writing to a String cannot fail.
-        write!(
-            line,
-            "base {} {} {:o} {} {} {} {} {} {} {} {} ",
-            now(),
-            base.kind,
-            base.mode,
-            base.uid,
-            base.gid,
-            base.size,
-            time(base.mtime),
-            time(base.ctime),
-            stat.st_dev,
-            base.ino,
-            kept.as_deref().unwrap_or("-"),
-        )
-        .unwrap_or_default();
-        let path = way.iter().collect::<PathBuf>();
-        let path = if way.is_empty() { Path::new(".") } else { &path };
-        self.add(&[line.as_bytes(), &escaped(path.as_os_str().as_bytes()), b"\n"].concat())
+    pub(super) fn made(&mut self, way: &[OsString], stat: &Stat, inode: &Inode) -> Result<()> {
+        let base = Base { kept: self.keep(stat, inode)?, ..Base::of(stat) };
+        self.add(&base.line(stat.st_dev, &way.iter().collect::<PathBuf>()))
     }
 
     fn keep(&self, stat: &Stat, inode: &Inode) -> Result<Option<String>> {
@@ -294,7 +188,7 @@ impl Notes {
             FileType::Symlink => inode.read_link()?.into_encoded_bytes(),
             _ => return Ok(None),
         };
-        let name = format!("applied-{}-{}", std::process::id(), now());
+        let name = format!("applied-{}-{}", std::process::id(), time_text(now()));
         let path = self.dir.join(&name);
         fs::write(&path, content).map_err(Error::io("write", &path))?;
         Ok(Some(name))
@@ -303,11 +197,6 @@ impl Notes {
 
 fn taken(run: Option<&Stat>) -> Taken {
     run.map(|stat| (stat.st_ino, (stat.st_ctime, stat.st_ctime_nsec)))
-}
-
-fn now() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
 }
 
 #[cfg(test)]
@@ -352,22 +241,5 @@ mod tests {
         ];
         assert_eq!(known(&text.concat()), [("a".into(), 1), ("c".into(), 5)]);
         assert_eq!(known("rewind 1.0 s\n"), []);
-    }
-
-    #[test]
-    fn a_line_says_all_of_it() {
-        let line = b"base 7.000000009 l 4755 1 2 3 4.000000005 6.000000007 65024 99 17 d/e f";
-        let base = Base {
-            kind: 'l',
-            mode: 0o4755,
-            uid: 1,
-            gid: 2,
-            size: 3,
-            mtime: (4, 5),
-            ctime: (6, 7),
-            ino: 99,
-            kept: Some("17".into()),
-        };
-        assert_eq!(parse(line), Some(((7, 9), Line::Base("d/e f".into(), base))));
     }
 }

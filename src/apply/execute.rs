@@ -395,10 +395,10 @@ fn note(plan: &Plan, sides: &Sides, way: &Way, taken: &Taken<'_>, notes: &mut No
             // What is outside as well the run does not have.
             Some(_) if is_merged => {
                 if let Some(run) = sides.run(way)? {
-                    notes.made(way, &run.stat, Some(&run.inode))?;
+                    notes.made(way, &run.stat, &run.inode)?;
                 }
             }
-            Some(now) => notes.made(way, &now.stat, Some(&now.inode))?,
+            Some(now) => notes.made(way, &now.stat, &now.inode)?,
             None => notes.gone(way)?,
         }
     }

@@ -9,10 +9,9 @@
 //! refused. So what cannot be noted (the disk is full) costs a question later, and never data.
 
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode};
@@ -21,15 +20,12 @@ use super::Union;
 use super::locked::LockedEntry;
 use super::node::Node;
 use super::stack::Seen;
+use crate::bases::{Base, LARGEST, LOG, now, time_text};
 use crate::branch::{Copier, Dir, Inode, Stat, UpperDir, WorkDir, WriteFile};
-use crate::control::escaped;
 use crate::error::Result;
 use crate::rules::BranchId;
 use crate::rules::name::Name;
 
-const LOG: &str = "log";
-/// Up to this size, in bytes, the data of a file is kept.
-const LARGEST: u64 = 256 * 1024;
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// The notes of an upper.
@@ -76,17 +72,10 @@ impl Bases {
     }
 
     /// Notes what a path was. `inode` is for what is to be kept.
-    fn note(&self, path: &[u8], stat: &Stat, inode: Option<&Inode>) -> Result<()> {
-        let kind = match stat.kind() {
-            FileType::RegularFile => 'f',
-            FileType::Directory => 'd',
-            FileType::Symlink => 'l',
-            FileType::Fifo => 'p',
-            FileType::Socket => 's',
-            FileType::CharacterDevice => 'c',
-            FileType::BlockDevice => 'b',
-            FileType::Unknown => return Ok(()),
-        };
+    fn note(&self, path: &Path, stat: &Stat, inode: Option<&Inode>) -> Result<()> {
+        if stat.kind() == FileType::Unknown {
+            return Ok(());
+        }
         // What it was is worth more than what it held: that is for a merge.
         let kept = inode.and_then(|inode| {
             let kept = self.keep(stat, inode);
@@ -95,23 +84,8 @@ impl Bases {
                 None
             })
         });
-        let kept = kept.map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let (time, mtime, ctime) =
-            (now(), time(stat.st_mtime, stat.st_mtime_nsec), time(stat.st_ctime, stat.st_ctime_nsec));
-        let mut line = String::new();
-        // Writing to a String cannot fail.
-        write!(
-            line,
-            "base {time} {kind} {:o} {} {} {} {mtime} {ctime} {} {} {kept} ",
-            stat.st_mode & 0o7777,
-            stat.st_uid,
-            stat.st_gid,
-            stat.st_size,
-            stat.st_dev,
-            stat.st_ino,
-        )
-        .unwrap_or_default();
-        self.append(&[line.as_bytes(), &escaped(path), b"\n"].concat())
+        let base = Base { kept: kept.map(|number| number.to_string()), ..Base::of(stat) };
+        self.append(&base.line(stat.st_dev, path))
     }
 
     /// Keeps the data of a small file, or the target of a symbolic link.
@@ -167,7 +141,7 @@ impl Union {
             return;
         }
         let root = self.stack.lowers().find(|lower| !lower.branch().is_snapshot());
-        let noted = root.map(|root| bases.note(b".", &root.stat_self()?, None));
+        let noted = root.map(|root| bases.note(Path::new(""), &root.stat_self()?, None));
         if let Some(Err(e)) = noted {
             log::warn!("the root is not noted as it was: {e}");
         }
@@ -194,7 +168,7 @@ impl Union {
     /// Notes that the upper has become a snapshot, or is what it was then.
     pub fn note_change_of_stack(&self, what: &str, name: &str) {
         let Some(bases) = self.upper.as_ref().and_then(|upper| upper.bases.as_ref()) else { return };
-        if let Err(e) = bases.append(format!("{what} {} {name}\n", now()).as_bytes()) {
+        if let Err(e) = bases.append(format!("{what} {} {name}\n", time_text(now())).as_bytes()) {
             log::warn!("a {what} is not noted: {e}");
         }
     }
@@ -204,23 +178,13 @@ fn entry_of(dir: &Dir, name: &Name) -> Option<Inode> {
     dir.open_inode(name.as_os_str()).inspect_err(|e| log::debug!("{e}")).ok()
 }
 
-/// The path of a name, without a slash in front.
-fn path(dir: &Node, name: &Name) -> Vec<u8> {
-    let mut names: Vec<Vec<u8>> = vec![name.as_os_str().as_bytes().to_vec()];
+/// The path of a name, from the root.
+fn path(dir: &Node, name: &Name) -> PathBuf {
+    let mut names = vec![name.as_os_str().to_owned()];
     let mut above = dir.entry();
     while let Some((parent, name)) = above {
-        names.push(name.as_os_str().as_bytes().to_vec());
+        names.push(name.as_os_str().to_owned());
         above = parent.entry();
     }
-    names.reverse();
-    names.join(&b'/')
-}
-
-fn now() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    time(now.as_secs() as i64, u64::from(now.subsec_nanos()))
-}
-
-fn time(seconds: i64, nanoseconds: u64) -> String {
-    format!("{seconds}.{nanoseconds:09}")
+    names.iter().rev().collect()
 }
