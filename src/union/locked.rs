@@ -18,6 +18,9 @@ use crate::rules::name::Name;
 use crate::rules::plan::{At, Content, Plan, Refusal, Side, Step};
 use crate::rules::resolve::EntryStack;
 
+/// How often in a row an operation is planned anew that others interfere with.
+const MOST_PLANS: usize = 1000;
+
 /// A name in a directory.
 #[derive(Clone, Debug)]
 pub(super) struct EntryRef {
@@ -87,7 +90,7 @@ impl Union {
         target: &EntryRef,
         decide: impl Fn(&LockedNames) -> Result<Plan>,
     ) -> Result<(LockedNames, Plan)> {
-        loop {
+        for _ in 0..MOST_PLANS {
             let locked = self.lock_names(source, target)?;
             self.check_known(&locked.target)?;
             locked.source.iter().try_for_each(|source| self.check_known(source))?;
@@ -110,6 +113,7 @@ impl Union {
             }
             return Ok((locked, plan));
         }
+        Err(Error::Bug("what a plan begins with is never done"))
     }
 
     fn lock_names(&self, source: Option<&EntryRef>, target: &EntryRef) -> Result<LockedNames> {
@@ -180,6 +184,10 @@ impl Union {
             self.table.gain(&node, Place::Entry(Arc::clone(&entry.dir), entry.name.clone()));
             node
         };
+        if self.table.is_outdated(&node) {
+            // It is known by another name only: whether it is in the upper was true of an older stack.
+            self.look_again(&node)?;
+        }
         match step {
             Step::CopyUpTree(_) => self.copy_up_tree(&node),
             _ if node.is_in_upper() => self.bring_up_name(&node, entry),

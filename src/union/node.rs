@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FileType;
 
+use super::inode_table::OUTDATED;
 use super::node_lock::{Mode, NodeLock};
 use crate::branch::Stat;
 use crate::error::Result;
@@ -119,14 +120,15 @@ struct LowerPlace {
     name: Name,
 }
 
-/// Another name, and the body that the node had under it: of two names of one lower file, each may be in a branch of
-/// its own.
+/// Another name, and what the node was under it in the stack of then: of two names of one lower file, each may be in a
+/// branch of its own.
 #[derive(Clone, Debug)]
 struct OtherName {
     dir: Arc<Node>,
     name: Name,
     body: Body,
     real: RealId,
+    generation: u32,
 }
 
 /// A position in the union.
@@ -167,7 +169,8 @@ impl NodeState {
             && !same(dir, name)
         {
             let (dir, name) = (Arc::clone(dir), name.clone());
-            let other = OtherName { dir, name, body: self.body.clone(), real: self.real };
+            let (body, real, generation) = (self.body.clone(), self.real, self.generation);
+            let other = OtherName { dir, name, body, real, generation };
             self.set_other(Some(other));
         } else if self.other().is_some_and(|other| same(&other.dir, &other.name)) {
             self.set_other(None);
@@ -181,15 +184,15 @@ impl NodeState {
         self.place.is(dir, name) && self.other().is_none()
     }
 
-    /// Learns that a name is no more.
+    /// Learns that a name is no more. What it is under the one that is left is looked at again: the stack may have
+    /// changed since.
     pub(super) fn lose(&mut self, dir: &Arc<Node>, name: &Name) {
         let other = self.take_other();
         if self.place.is(dir, name) {
             self.place = match other {
-                Some(OtherName { dir, name, body, real }) => {
+                Some(OtherName { dir, name, body, real, generation }) => {
                     if !self.body.is_in_upper() {
-                        self.body = body;
-                        self.real = real;
+                        (self.body, self.real, self.generation) = (body, real, generation | OUTDATED);
                     }
                     Place::Entry(dir, name)
                 }
@@ -226,8 +229,8 @@ impl NodeState {
 
     /// It has been copied up: names that did not follow lead to another node.
     pub(super) fn forget_lower_names(&mut self) {
-        let other = self.take_other();
-        self.set_other(other.filter(|other| other.body.is_in_upper()));
+        let (other, now) = (self.take_other(), self.generation);
+        self.set_other(other.filter(|other| other.body.is_in_upper() && other.generation == now));
     }
 
     fn other(&self) -> Option<&OtherName> {

@@ -123,6 +123,28 @@ fn names_of_one_file_stay_one_file_over_snapshots() {
 }
 
 #[test]
+fn a_name_that_is_left_is_looked_up_in_the_stack_of_now() {
+    let play = stage();
+    play.sh(
+        "cd m; for f in moved linked written removed; do echo $f > $f; ln $f $f-too; cat $f-too $f; done",
+    );
+    play.sh("plyfs snapshot m");
+    // What is known by two names was last seen in the upper under one of them, and loses the other.
+    play.sh("cd m; for f in moved linked written removed; do cat $f-too; rm $f-too; done");
+    play.sh("cd m; timeout 20 mv moved again; timeout 20 ln linked hard; echo w >> written; timeout 20 rm removed");
+    play.sh("(cd up.snapshots/1/layer; cat moved moved-too linked linked-too written written-too removed) > before");
+    assert_eq!(
+        play.sh("cd m; cat again linked hard written; ls"),
+        "moved\nlinked\nlinked\nwritten\nw\nagain\nc\nd\nf\ngone\nhard\nlink\nlinked\nwritten\n"
+    );
+    assert_eq!(play.sh("cat before"), "moved\nmoved\nlinked\nlinked\nwritten\nwritten\nremoved\n");
+    let tree = play.tree();
+    play.remount();
+    assert_eq!(play.tree(), tree);
+    play.unmount();
+}
+
+#[test]
 fn a_rewind_shows_what_was() {
     let play = stage();
     play.sh("cd m; echo 1 > f; echo n > new; mv d moved; echo w > moved/a; rm link; ls -R >/dev/null");
